@@ -1,0 +1,184 @@
+# The build of SpikingBrain: one target per folder, one line per operator.
+#
+#   spb_add_folder(io DEPENDS core)      src/io/*.cpp -> library spb_io, *_test.cpp -> test io_test
+#   spb_add_operator(rms_norm)           src/ops/rms_norm/ -> into spb_ops, ops_rms_norm_test, _bench
+#
+# Files are found by name:
+#   *_test.cpp           GoogleTest, one executable per folder or operator
+#   *_bench.cpp          Google Benchmark, built with SPB_BUILD_BENCH
+#   *_fuzz.cpp           libFuzzer, one executable per file, built with SPB_BUILD_FUZZERS
+#   *_cpu_kernels.cpp    compiled once per instruction set (see core/simd/vec.h)
+#   *_cpu_avx2.cpp, *_cpu_avx512.cpp, *_cpu_amx.cpp   compiled for that instruction set only
+#   *_cpu_x86_stub.cpp   compiled instead of the three above on other processors
+
+include(GNUInstallDirs)
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+find_program(SPB_CCACHE ccache)
+if(SPB_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${SPB_CCACHE})
+endif()
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set(SPB_X86 ON)
+  set(SPB_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi -mbmi2 -mlzcnt)
+  set(SPB_FLAGS_avx512 ${SPB_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd
+                       -mavx512vnni -mprefer-vector-width=512)
+  set(SPB_FLAGS_amx ${SPB_FLAGS_avx512} -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16)
+else()
+  set(SPB_X86 OFF)
+endif()
+# Kernels may reassociate nothing on their own: order of summation is part of their contract.
+set(SPB_KERNEL_FLAGS -O3 -fno-math-errno -fno-trapping-math)
+
+add_library(spb_settings INTERFACE)
+target_include_directories(spb_settings INTERFACE ${PROJECT_SOURCE_DIR}/src)
+target_compile_options(spb_settings INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor -Werror)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # Notes about ABI changes of vector types; our vectors never cross a library boundary.
+  target_compile_options(spb_settings INTERFACE -Wno-psabi)
+endif()
+if(SPB_SANITIZE)
+  add_compile_options(-fsanitize=${SPB_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${SPB_SANITIZE})
+endif()
+
+macro(spb_find_dependencies)
+  find_package(Threads REQUIRED)
+  find_package(fmt REQUIRED)
+  find_package(nlohmann_json REQUIRED)
+  find_package(CLI11 REQUIRED)
+  find_package(PkgConfig REQUIRED)
+  pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+  if(SPB_BUILD_TESTS)
+    find_package(GTest REQUIRED)
+    include(GoogleTest)
+  endif()
+  if(SPB_BUILD_BENCH)
+    find_package(benchmark REQUIRED)
+  endif()
+endmacro()
+
+# Compiles SOURCE into TARGET once per instruction set, each in its own namespace.
+function(spb_add_kernels target source)
+  get_filename_component(stem ${source} NAME_WE)
+  foreach(isa portable avx2 avx512)
+    set(variant ${CMAKE_CURRENT_BINARY_DIR}/${stem}_${isa}.cpp)
+    file(CONFIGURE OUTPUT ${variant} CONTENT "#include \"${source}\"\n")
+    set_source_files_properties(${variant} PROPERTIES
+      COMPILE_OPTIONS "${SPB_KERNEL_FLAGS};${SPB_FLAGS_${isa}}"
+      COMPILE_DEFINITIONS SPB_ISA=isa_${isa})
+    target_sources(${target} PRIVATE ${variant})
+  endforeach()
+endfunction()
+
+# Adds the library sources of DIRECTORY to TARGET by the naming rules above.
+function(spb_add_sources target directory)
+  file(GLOB sources CONFIGURE_DEPENDS ${directory}/*.cpp)
+  foreach(source ${sources})
+    if(source MATCHES "_(test|bench|fuzz)\\.cpp$")
+      continue()
+    elseif(source MATCHES "_cpu_kernels\\.cpp$")
+      spb_add_kernels(${target} ${source})
+    elseif(source MATCHES "_cpu_x86_stub\\.cpp$")
+      if(NOT SPB_X86)
+        target_sources(${target} PRIVATE ${source})
+      endif()
+    elseif(source MATCHES "_cpu_(avx2|avx512|amx)\\.cpp$")
+      if(SPB_X86)
+        set_source_files_properties(${source} PROPERTIES
+          COMPILE_OPTIONS "${SPB_KERNEL_FLAGS};${SPB_FLAGS_${CMAKE_MATCH_1}}"
+          COMPILE_DEFINITIONS SPB_ISA=isa_${CMAKE_MATCH_1})
+        target_sources(${target} PRIVATE ${source})
+      endif()
+    else()
+      target_sources(${target} PRIVATE ${source})
+    endif()
+  endforeach()
+endfunction()
+
+# Tests, benches and fuzzers found in DIRECTORY, linked against TARGET.
+function(spb_add_checks name directory)
+  file(GLOB tests CONFIGURE_DEPENDS ${directory}/*_test.cpp)
+  if(SPB_BUILD_TESTS AND tests)
+    add_executable(${name}_test ${tests})
+    target_link_libraries(${name}_test PRIVATE ${ARGN} spb_settings GTest::gtest_main)
+    target_compile_definitions(${name}_test PRIVATE SPB_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+    gtest_discover_tests(${name}_test TEST_PREFIX "${name}/" DISCOVERY_MODE PRE_TEST
+                         PROPERTIES TIMEOUT 300)
+  endif()
+  file(GLOB benches CONFIGURE_DEPENDS ${directory}/*_bench.cpp)
+  if(SPB_BUILD_BENCH AND benches)
+    add_executable(${name}_bench ${benches})
+    target_link_libraries(${name}_bench PRIVATE ${ARGN} spb_settings benchmark::benchmark)
+  endif()
+  file(GLOB fuzzers CONFIGURE_DEPENDS ${directory}/*_fuzz.cpp)
+  if(SPB_BUILD_FUZZERS)
+    foreach(fuzzer ${fuzzers})
+      get_filename_component(stem ${fuzzer} NAME_WE)
+      add_executable(${stem} ${fuzzer})
+      target_compile_options(${stem} PRIVATE -fsanitize=fuzzer)
+      target_link_options(${stem} PRIVATE -fsanitize=fuzzer)
+      target_link_libraries(${stem} PRIVATE ${ARGN} spb_settings)
+    endforeach()
+  endif()
+endfunction()
+
+# A folder of src/: DEPENDS on other folders, LINKS external libraries.
+function(spb_add_folder name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS;LINKS" ${ARGN})
+  add_library(spb_${name} STATIC)
+  spb_add_sources(spb_${name} ${CMAKE_CURRENT_SOURCE_DIR})
+  target_link_libraries(spb_${name} PRIVATE spb_settings)
+  target_include_directories(spb_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
+  foreach(dependency ${ARG_DEPENDS})
+    target_link_libraries(spb_${name} PUBLIC spb_${dependency})
+  endforeach()
+  target_link_libraries(spb_${name} PUBLIC ${ARG_LINKS})
+  set_property(GLOBAL APPEND PROPERTY SPB_FOLDERS spb_${name})
+  set_property(GLOBAL APPEND PROPERTY SPB_EXTERNAL ${ARG_LINKS})
+  spb_add_checks(${name} ${CMAKE_CURRENT_SOURCE_DIR} spb_${name})
+endfunction()
+
+function(spb_add_operator name)
+  spb_add_sources(spb_ops ${CMAKE_CURRENT_SOURCE_DIR}/${name})
+  spb_add_checks(ops_${name} ${CMAKE_CURRENT_SOURCE_DIR}/${name} spb_ops)
+endfunction()
+
+# libspikingbrain: every folder but the command line, as one library with one public header.
+function(spb_install)
+  get_property(folders GLOBAL PROPERTY SPB_FOLDERS)
+  get_property(external GLOBAL PROPERTY SPB_EXTERNAL)
+  list(REMOVE_ITEM folders spb_cli)
+  list(REMOVE_DUPLICATES external)
+  add_library(spikingbrain)
+  foreach(folder ${folders})
+    target_sources(spikingbrain PRIVATE $<TARGET_OBJECTS:${folder}>)
+  endforeach()
+  set_target_properties(spikingbrain PROPERTIES
+    LINKER_LANGUAGE CXX VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
+  target_link_libraries(spikingbrain PRIVATE ${external})
+  target_compile_features(spikingbrain INTERFACE cxx_std_20)
+  target_include_directories(spikingbrain INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  install(TARGETS spikingbrain EXPORT spikingbrain-targets)
+  install(TARGETS spb RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(FILES src/engine/spikingbrain.h
+          DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/spikingbrain)
+  set(config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/spikingbrain)
+  install(EXPORT spikingbrain-targets NAMESPACE spikingbrain:: DESTINATION ${config_dir})
+  include(CMakePackageConfigHelpers)
+  configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/spikingbrain-config.cmake.in
+    ${PROJECT_BINARY_DIR}/spikingbrain-config.cmake INSTALL_DESTINATION ${config_dir})
+  write_basic_package_version_file(${PROJECT_BINARY_DIR}/spikingbrain-config-version.cmake
+    COMPATIBILITY SameMinorVersion)
+  install(FILES ${PROJECT_BINARY_DIR}/spikingbrain-config.cmake
+                ${PROJECT_BINARY_DIR}/spikingbrain-config-version.cmake DESTINATION ${config_dir})
+endfunction()

@@ -1,0 +1,40 @@
+#include "core/arena.h"
+
+#include <algorithm>
+
+namespace spb {
+namespace {
+constexpr int64_t kChunkBytes = int64_t{4} << 20;
+
+int64_t round_up(int64_t bytes) {
+  return (bytes + static_cast<int64_t>(Buffer::kAlignment) - 1) /
+         static_cast<int64_t>(Buffer::kAlignment) * static_cast<int64_t>(Buffer::kAlignment);
+}
+}  // namespace
+
+std::byte* Arena::allocate_bytes(int64_t bytes) {
+  const int64_t rounded = std::max<int64_t>(round_up(bytes), Buffer::kAlignment);
+  while (chunk_ < chunks_.size() && used_ + rounded > chunks_[chunk_].bytes()) {
+    ++chunk_;
+    used_ = 0;
+  }
+  if (chunk_ == chunks_.size()) {
+    chunks_.emplace_back(std::max(rounded, kChunkBytes));
+    used_ = 0;
+  }
+  std::byte* memory = chunks_[chunk_].data() + used_;
+  used_ += rounded;
+  return memory;
+}
+
+TensorView Arena::tensor(DType dtype, const Shape& shape) {
+  return {allocate_bytes(row_bytes(dtype, shape.last()) * shape.rows()), dtype, shape};
+}
+
+int64_t Arena::reserved_bytes() const {
+  int64_t total = 0;
+  for (const Buffer& chunk : chunks_) total += chunk.bytes();
+  return total;
+}
+
+}  // namespace spb

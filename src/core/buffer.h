@@ -1,0 +1,71 @@
+// Buffer: owned, 64-byte aligned memory. Moves, never copies silently.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/tensor_view.h"
+
+namespace spb {
+
+class Buffer {
+ public:
+  static constexpr size_t kAlignment = 64;  // a cache line, and the widest vector load
+
+  Buffer() = default;
+  // Zeroed memory; large buffers are mapped lazily, so untouched pages cost nothing. Throws a
+  // kSystem error that says how much was asked for.
+  explicit Buffer(int64_t bytes);
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  ~Buffer();
+
+  std::byte* data() { return data_; }
+  const std::byte* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+  template <typename T>
+  T* as() {
+    return reinterpret_cast<T*>(data_);
+  }
+  template <typename T>
+  const T* as() const {
+    return reinterpret_cast<const T*>(data_);
+  }
+
+  Buffer clone() const;  // an explicit copy
+
+ private:
+  std::byte* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+// A Buffer with a dtype and a shape.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(DType dtype, const Shape& shape);
+
+  bool defined() const { return view_.defined(); }
+  TensorView view() { return view_; }
+  ConstTensorView view() const { return view_; }
+  operator TensorView() { return view_; }
+  operator ConstTensorView() const { return view_; }
+  const Shape& shape() const { return view_.shape(); }
+  DType dtype() const { return view_.dtype(); }
+  int64_t bytes() const { return buffer_.bytes(); }
+  template <typename T>
+  T* as() {
+    return view_.as<T>();
+  }
+  template <typename T>
+  const T* as() const {
+    return ConstTensorView(view_).as<T>();
+  }
+
+ private:
+  Buffer buffer_;
+  TensorView view_;
+};
+
+}  // namespace spb

@@ -1,0 +1,70 @@
+// gated_linear_attention: linear attention whose state decays per key channel (GLA).
+//
+// Per key/value head, with S the recurrent state [K, V] and g the log decay (<= 0):
+//   S_t = diag(exp(g_t)) S_{t-1} + k_t^T v_t
+//   o_t = scale * q_t S_t                       (the decay comes first, the current token is
+//   included)
+// The Hq / Hkv query heads of a group read the same state; the reference implementation keeps one
+// identical copy per query head.
+//
+//   name   shape         dtype  access
+//   q      [L, Hq, K]    f32    read, after the feature map
+//   k      [L, Hkv, K]   f32    read, after the feature map
+//   v      [L, Hkv, V]   f32    read
+//   g      [L, Hkv, K]   f32    read; log decay, clamped from below at kMinLogDecay
+//   state  [Hkv, K, V]   f32    initial state, overwritten with the final one
+//   o      [L, Hq, V]    f32    overwritten; may be q
+//
+// Two forms that agree: recurrent (token by token, exact, for decode) and chunked (for prefill):
+// inside a chunk A_ij = scale * sum_c q_ic k_jc exp(G_ic - G_jc) for j <= i with G the inclusive
+// cumulative gate, o = scale * (q . exp G) S + A v. Chunks are cut into sub-chunks of 16; the block
+// of a later sub-chunk I with an earlier J anchors both factors at the first row of I, so that no
+// exponent is ever positive and nothing overflows whatever the gates are. State and cumulative
+// gates are f32. Tolerance of both forms: 1e-5 of the largest |o|; the states agree to 1e-5 too.
+// Source: Yang et al. 2024, "Gated Linear Attention Transformers with Hardware-Efficient Training".
+#pragma once
+
+#include <cstdint>
+
+#include "core/context.h"
+#include "core/tensor_view.h"
+
+namespace spb::ops {
+
+// exp(-88) is the smallest normal float: a stronger decay is already complete forgetting, and the
+// floor keeps differences of cumulative gates finite.
+inline constexpr float kMinLogDecay = -88.0f;
+
+enum class GatedLinearAttentionForm {
+  kAutomatic,  // recurrent for short L, chunked otherwise
+  kRecurrent,
+  kChunked,
+};
+
+struct GatedLinearAttentionArgs {
+  ConstTensorView q;
+  ConstTensorView k;
+  ConstTensorView v;
+  ConstTensorView g;
+  TensorView state;
+  TensorView o;
+  float scale = 1.0f;
+  GatedLinearAttentionForm form = GatedLinearAttentionForm::kAutomatic;
+};
+
+void gated_linear_attention(Context& context, const GatedLinearAttentionArgs& args);
+void gated_linear_attention_reference(const GatedLinearAttentionArgs& args);
+
+// The inputs of a GLA layer from its projections, in place:
+//   q, k <- feature map (max(x, 0));  g <- logsigmoid(g) / gate_logit_normalizer
+// logsigmoid(z) = -softplus(-z), computed without overflow for any z.
+struct GatedLinearAttentionInputsArgs {
+  TensorView q;  // [L, ...] f32
+  TensorView k;
+  TensorView g;
+  float gate_logit_normalizer = 16.0f;
+};
+
+void gated_linear_attention_inputs(Context& context, const GatedLinearAttentionInputsArgs& args);
+
+}  // namespace spb::ops

@@ -1,0 +1,78 @@
+// matmul: one input times several weight matrices that are stored row by row.
+//
+//   y_t[i, n] = sum_k x[i, k] * W_t[n, k] + bias_t[n]   (+ y_t[i, n] when accumulate is set)
+//
+//   name   shape     dtype                                    access
+//   x      [M, K]    f32                                      read
+//   W_t    [N_t, K]  f32, f16, bf16, or any block format      read, through a MatmulWeight
+//   bias_t [N_t]     f32                                      read; optional
+//   y_t    [M, N_t]  f32                                      overwritten, or added to
+//
+// The targets share x, so that its conversion is paid once: query, key and value; gate and up.
+//
+// Numerics. f32 weights: f32 products and sums; bf16 and f16 weights: f32 sums, x rounded to bf16
+// where the processor multiplies bf16 tiles and M is large, otherwise f32. Block formats with
+// M < kPrefillRows: x is quantised per 32 elements to int8 (scale = max|x| / 127), integer sums
+// within a block, f32 across blocks. Block formats with more rows: as for few rows, or with weights
+// expanded to bf16 for tile products. The tolerance of each path is tabulated in matmul_test.cpp.
+// A result does not depend on the number of threads. Within one path, the rows of x are
+// independent: the result of a row is the same whatever the other rows are.
+// Source: any linear layer; block formats in core/block_formats.h.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "core/context.h"
+#include "core/tensor_view.h"
+
+namespace spb::ops {
+
+// A weight matrix in the form the kernels of this machine want. Either refers to the caller's
+// memory as it is (a mapped file; the memory must outlive it), or owns a repacked copy.
+class MatmulWeight {
+ public:
+  MatmulWeight();
+  ~MatmulWeight();
+  MatmulWeight(MatmulWeight&&) noexcept;
+  MatmulWeight& operator=(MatmulWeight&&) noexcept;
+
+  bool defined() const { return impl_ != nullptr; }
+  int64_t rows() const;      // N
+  int64_t columns() const;   // K
+  DType dtype() const;       // of the source
+  int64_t bytes() const;     // read when every row is used once: for bandwidth figures
+  bool owns_memory() const;  // true when a repacked copy was made
+
+  struct Impl;
+  Impl& impl() const { return *impl_; }
+
+ private:
+  friend MatmulWeight prepare_matmul_weight(Context&, ConstTensorView, bool);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Prepares `weight` [N, K]. With allow_repack the rows may be copied into an interleaved layout
+// that decodes faster; without it nothing is copied (for files larger than memory).
+MatmulWeight prepare_matmul_weight(Context& context, ConstTensorView weight,
+                                   bool allow_repack = true);
+
+struct MatmulTarget {
+  const MatmulWeight* weight = nullptr;
+  ConstTensorView bias;  // may be undefined
+  TensorView y;
+  bool accumulate = false;
+};
+
+struct MatmulArgs {
+  ConstTensorView x;
+  std::span<const MatmulTarget> targets;
+};
+
+void matmul(Context& context, const MatmulArgs& args);
+
+// Plain loops in double on the dequantised weights (the source views, as MatmulWeight is opaque).
+void matmul_reference(ConstTensorView x, ConstTensorView weight, ConstTensorView bias, TensorView y,
+                      bool accumulate = false);
+
+}  // namespace spb::ops

@@ -1,0 +1,58 @@
+// softmax_attention: causal grouped-query attention over a key/value cache, full or windowed.
+//
+// The L queries of one sequence stand at positions p = first_position + i. Key position j is
+// visible to p when max(0, p - window_size + 1) <= j <= p; window_size counts the current token, 0
+// means no window. Hq query heads share Hkv key/value heads: query head h reads head h / (Hq /
+// Hkv).
+//
+//   s_j    = scale * <q[i, h], key(j)>
+//   o[i,h] = sum_j softmax_j(s_j) value(j)
+//
+//   name    shape           dtype           access
+//   q       [L, Hq, D]      f32             read
+//   keys    [Hkv, C, D]     f32, f16, bf16  read; position j lives in slot j mod C
+//   values  [Hkv, C, D]     as keys         read
+//   o       [L, Hq, D]      f32             overwritten; may be q
+//
+// The cache already holds the keys and values of positions up to first_position + L - 1 (see
+// append_to_cache), and has room for all visible ones: C >= window_size + L - 1 with a window (or
+// C >= first_position + L), C >= first_position + L without.
+// Softmax subtracts the running maximum; sums in f32. Tolerance against the reference: 1e-5 of the
+// largest |value| with an f32 cache, 2e-3 where the processor multiplies bf16 tiles (L large and a
+// 16-bit cache). Blocks outside the window are never read.
+// Source: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); Dao 2022 (online softmax).
+#pragma once
+
+#include <cstdint>
+
+#include "core/context.h"
+#include "core/tensor_view.h"
+
+namespace spb::ops {
+
+struct SoftmaxAttentionArgs {
+  ConstTensorView q;
+  ConstTensorView keys;
+  ConstTensorView values;
+  TensorView o;
+  int64_t first_position = 0;
+  int64_t window_size = 0;  // 0: full attention
+  float scale = 1.0f;
+};
+
+void softmax_attention(Context& context, const SoftmaxAttentionArgs& args);
+void softmax_attention_reference(const SoftmaxAttentionArgs& args);
+
+// Writes rows k[i], v[i] ([L, Hkv, D], f32) as positions first_position + i into the cache,
+// rounding to its dtype.
+struct AppendToCacheArgs {
+  ConstTensorView k;
+  ConstTensorView v;
+  TensorView keys;
+  TensorView values;
+  int64_t first_position = 0;
+};
+
+void append_to_cache(Context& context, const AppendToCacheArgs& args);
+
+}  // namespace spb::ops

@@ -1,0 +1,28 @@
+// swiglu: the gated activation of the feed-forward network.
+//
+//   y[i, c] = gate[i, c] / (1 + exp(-gate[i, c])) * up[i, c]
+//
+//   name  shape   dtype  access
+//   gate  [N, C]  f32    read
+//   up    [N, C]  f32    read
+//   y     [N, C]  f32    overwritten; may be gate or up
+//
+// Tolerance against the reference: 1e-6 relative. Large negative gates give 0, never NaN.
+// Source: Shazeer 2020, "GLU Variants Improve Transformer".
+#pragma once
+
+#include "core/context.h"
+#include "core/tensor_view.h"
+
+namespace spb::ops {
+
+struct SwigluArgs {
+  ConstTensorView gate;
+  ConstTensorView up;
+  TensorView y;
+};
+
+void swiglu(Context& context, const SwigluArgs& args);
+void swiglu_reference(const SwigluArgs& args);
+
+}  // namespace spb::ops
