@@ -37,6 +37,10 @@ else()
 endif()
 # Kernels may reassociate nothing on their own: order of summation is part of their contract.
 set(SPB_KERNEL_FLAGS -O3 -fno-math-errno -fno-trapping-math)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # The AVX-512 headers of GCC 12 and older trip these warnings themselves (GCC bug 105593).
+  list(APPEND SPB_KERNEL_FLAGS -Wno-uninitialized -Wno-maybe-uninitialized)
+endif()
 
 add_library(spb_settings INTERFACE)
 target_include_directories(spb_settings INTERFACE ${PROJECT_SOURCE_DIR}/src)

@@ -7,8 +7,8 @@
 // tools/check_isa verifies it on the object files.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "core/half.h"
 
@@ -28,6 +28,17 @@ inline constexpr int kLanes = 4;
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t VecI __attribute__((vector_size(kLanes * 4)));
+
+// 0, 1, 2, ... kLanes - 1.
+inline VecI lane_index() {
+#if defined(__AVX512F__)
+  return VecI{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif defined(__AVX2__)
+  return VecI{0, 1, 2, 3, 4, 5, 6, 7};
+#else
+  return VecI{0, 1, 2, 3};
+#endif
+}
 
 inline Vec broadcast(float x) { return Vec{} + x; }
 
@@ -142,9 +153,7 @@ template <typename T>
 inline Vec load_partial(const T* p, int count, float fill = 0.0f) {
   T padded[kLanes] = {};
   __builtin_memcpy(padded, p, static_cast<size_t>(count) * sizeof(T));
-  Vec v = load(padded);
-  for (int i = count; i < kLanes; ++i) v[i] = fill;
-  return v;
+  return lane_index() < count ? load(padded) : broadcast(fill);
 }
 
 template <typename T>
@@ -154,25 +163,61 @@ inline void store_partial(T* p, Vec v, int count) {
   __builtin_memcpy(p, padded, static_cast<size_t>(count) * sizeof(T));
 }
 
-// Pairwise tree, the same order on every run.
+#if defined(__AVX512F__)
+inline Vec load_partial(const float* p, int count, float fill = 0.0f) {
+  const auto mask = static_cast<__mmask16>((1u << count) - 1u);
+  return (Vec)_mm512_mask_loadu_ps((__m512)broadcast(fill), mask, p);
+}
+
+inline void store_partial(float* p, Vec v, int count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1u), (__m512)v);
+}
+#elif defined(__AVX2__)
+inline Vec load_partial(const float* p, int count, float fill = 0.0f) {
+  const VecI mask = lane_index() < count;
+  const Vec v = (Vec)_mm256_maskload_ps(p, (__m256i)mask);
+  return mask ? v : broadcast(fill);
+}
+
+inline void store_partial(float* p, Vec v, int count) {
+  _mm256_maskstore_ps(p, (__m256i)(lane_index() < count), (__m256)v);
+}
+#endif
+
+// Folds the register in half until one lane is left: the same order on every run.
+#if defined(__AVX2__)
 inline float reduce_add(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
+#if defined(__AVX512F__)
+  const __m256 eight =
+      _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+#else
+  const __m256 eight = (__m256)v;
+#endif
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
 inline float reduce_max(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i)
-      lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-  }
-  return lanes[0];
+#if defined(__AVX512F__)
+  const __m256 eight =
+      _mm256_max_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+#else
+  const __m256 eight = (__m256)v;
+#endif
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+#else
+inline float reduce_add(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+
+inline float reduce_max(Vec v) {
+  const float even = v[0] > v[2] ? v[0] : v[2];
+  const float odd = v[1] > v[3] ? v[1] : v[3];
+  return even > odd ? even : odd;
+}
+#endif
 
 // e^x. Relative error below 2e-7 on [-87, 88]; 0 below -87.33, +inf above 88.72; NaN stays NaN.
 inline Vec exp(Vec x) {
