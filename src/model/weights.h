@@ -1,0 +1,69 @@
+// ModelWeights: every tensor of a model as a view, and one visitor that knows them all.
+//
+// Loading, writing, synthesising, counting and converting walk the same list, so a tensor is named
+// and shaped in one place. Views refer to a file mapping or to memory owned by somebody else.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/tensor_view.h"
+#include "model/config.h"
+
+namespace spb::model {
+
+struct LinearWeights {
+  ConstTensorView weight;  // [out, in]
+  ConstTensorView bias;    // [out], undefined when the model has none
+};
+
+struct LayerWeights {
+  ConstTensorView attn_norm;  // [hidden]
+  LinearWeights q, k, v, o;
+  LinearWeights gate_down;  // linear mixers: low-rank log-decay gate, [rank, hidden]
+  LinearWeights gate_up;    // [kv_size, rank] with bias
+  ConstTensorView g_norm;   // linear mixers: norm of every head's output, [head_dim]
+  ConstTensorView mlp_norm;
+  LinearWeights mlp_gate, mlp_up, mlp_down;
+};
+
+struct ModelWeights {
+  ConstTensorView embeddings;  // [vocab, hidden]
+  std::vector<LayerWeights> layers;
+  ConstTensorView norm;     // [hidden]
+  ConstTensorView lm_head;  // [vocab, hidden]; the embedding table when tied
+};
+
+// What a tensor is for; decides which weight format it may take.
+enum class TensorUse {
+  kEmbedding,    // rows are looked up (and multiplied when tied)
+  kMatrix,       // multiplied: any block format
+  kVector,       // norms and biases: always f32 in our files
+  kSmallMatrix,  // the low-rank gate: kept at 16 bits or more, since it feeds an exponent
+};
+
+struct TensorSlot {
+  int64_t layer;          // -1 outside the layers
+  std::string_view role;  // "attn_q.weight": the GGUF name without "blk.N."
+  TensorUse use;
+  Shape shape;
+  ConstTensorView* view;
+};
+
+// Calls `visit` for every tensor the config implies, in file order. weights.layers is sized first.
+void for_each_tensor(const ModelConfig& config, ModelWeights& weights,
+                     const std::function<void(const TensorSlot&)>& visit);
+
+enum class Naming {
+  kGguf,              // blk.3.attn_q.weight
+  kHuggingFace,       // model.layers.3.self_attn.q_proj.weight (Llama, Qwen2)
+  kHuggingFaceHybrid  // model.layers.3.attn.q_proj.weight (SpikingBrain, model type gla_swa)
+};
+
+std::string tensor_name(const TensorSlot& slot, Naming naming);
+
+int64_t parameter_count(const ModelConfig& config);
+
+}  // namespace spb::model
