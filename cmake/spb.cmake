@@ -54,6 +54,10 @@ if(SPB_SANITIZE)
   add_compile_options(-fsanitize=${SPB_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${SPB_SANITIZE})
 endif()
+if(SPB_BUILD_FUZZERS)
+  # Every library reports its coverage, so that the fuzzer sees which input reaches new code.
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
 
 macro(spb_find_dependencies)
   find_package(Threads REQUIRED)
