@@ -16,7 +16,7 @@ from recipe import make_tensor, make_tokens
 
 # What the stored truth may differ from the same model evaluated in its own dtype, relative to the
 # largest |logit|: the budget of the C++ tests is 1e-5 and 1e-2.
-_ALLOWED = {torch.float32: 4e-6, torch.bfloat16: 6.5e-3}
+_ALLOWED = {torch.float32: 4e-6, torch.bfloat16: 7e-3}
 
 
 class Oracle:
@@ -90,7 +90,7 @@ def _runs(case, tokens, exact, narrow, half):
     print(f"  float32 against float64: {difference:.1e}")
     _expect(difference < _ALLOWED[torch.float32], f"{case.name}: float32 is off by {difference}")
     stepwise = relative_difference(exact.logits(tokens, 1, extra_key=True), truth)
-    _expect(stepwise < 1e-7, f"{case.name}: decode differs from prefill by {stepwise}")
+    _expect(stepwise < 1e-6, f"{case.name}: decode differs from prefill by {stepwise}")
     yield "f32.default", truth, torch.float32, case.positions, {}
 
     rounded = Oracle.logits(half, tokens, whole)
@@ -128,7 +128,9 @@ def freeze(case, reference, out):
                 "prefill": case.prefill, "tokens": tokens, "runs": runs,
                 "tensors": [recipe.as_json() for recipe in case.tensors]}
     (out / f"{case.name}.json").write_text(_compact(document))
-    save_file(stored, str(out / f"{case.name}.safetensors"))
+    weights = out / f"{case.name}.safetensors"
+    save_file(stored, str(weights))
+    weights.chmod(0o644)
 
 
 def _compact(document):
