@@ -70,7 +70,7 @@ namespace {
 int64_t tensor_bytes(DType dtype, const Shape& shape) {
   int64_t bytes = 0;
   check(!__builtin_mul_overflow(row_bytes(dtype, shape.last()), shape.rows(), &bytes),
-        "tensor: {} of shape {} does not fit in 63 bits", name(dtype), shape.to_string());
+        "tensor: {} of shape {} does not fit in 63 bits", name(dtype), shape);
   return bytes;
 }
 }  // namespace

@@ -1,11 +1,14 @@
 // Shape: up to four dimensions, outermost first.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace spb {
 
@@ -31,3 +34,13 @@ class Shape {
 };
 
 }  // namespace spb
+
+// Lets a message name a shape without building the text while nothing is wrong:
+// check(ok, "x: got {}", shape) costs nothing, shape.to_string() as an argument allocates always.
+template <>
+struct fmt::formatter<spb::Shape> : fmt::formatter<std::string_view> {
+  template <typename FormatContext>
+  auto format(const spb::Shape& shape, FormatContext& context) const {
+    return fmt::formatter<std::string_view>::format(shape.to_string(), context);
+  }
+};

@@ -29,10 +29,9 @@ bool overlap(const ConstTensorView& a, const ConstTensorView& b) {
 void check_tensor(std::string_view operation, std::string_view argument,
                   const ConstTensorView& tensor, DType dtype, const Shape& shape) {
   check(tensor.dtype() == dtype && tensor.shape() == shape, "{}: {}: expected {} {}, got {} {}",
-        operation, argument, name(dtype), shape.to_string(), name(tensor.dtype()),
-        tensor.shape().to_string());
+        operation, argument, name(dtype), shape, name(tensor.dtype()), tensor.shape());
   check(tensor.defined() || shape.elements() == 0, "{}: {}: expected {} {}, got no memory",
-        operation, argument, name(dtype), shape.to_string());
+        operation, argument, name(dtype), shape);
   check(tensor.row_stride_bytes() % block_bytes(dtype) == 0 &&
             (tensor.row_stride_bytes() >= tensor.row_bytes_used() || shape.rows() <= 1),
         "{}: {}: row stride: expected a multiple of {} bytes and at least {}, got {}", operation,

@@ -50,7 +50,6 @@ class BasicTensorView {
 
   // Writable views convert to read-only ones.
   operator BasicTensorView<const std::byte>() const requires(!std::is_const_v<Byte>) {
-    if (!defined()) return {};
     return {data_, dtype_, shape_, row_stride_bytes_};
   }
 
@@ -90,7 +89,7 @@ class BasicTensorView {
   BasicTensorView reshaped(const Shape& shape) const {
     check(contiguous() && shape.elements() == shape_.elements(),
           "tensor view: reshape: expected {} contiguous elements, got shape {}", shape_.elements(),
-          shape.to_string());
+          shape);
     return {data_, dtype_, shape};
   }
 

@@ -9,8 +9,9 @@
 //   weight    [C]     f32    read
 //   y         [N, C]  f32    overwritten; may be x, must not overlap residual
 //
-// Accumulation: the sum of squares in f32 lanes reduced pairwise, in a fixed order: the same bits
-// on every run and for every number of threads. eps is inside the root and must be > 0.
+// Accumulation: the sum of squares in f32 lanes reduced pairwise, blocks of 2048 columns added in
+// double, all in a fixed order: the same bits on every run and for every number of threads. eps is
+// inside the root and must be > 0. No other pair of arguments may overlap.
 // Tolerance against the reference: 2e-6 relative to the largest |y| of the row.
 // Cost: 3 to 5 * 4 * N * C bytes, 4 N C flops: memory bound.
 // Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization".

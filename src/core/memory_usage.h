@@ -1,0 +1,17 @@
+// Memory of this process, as the operating system counts it.
+#pragma once
+
+#include <cstdint>
+
+namespace spb {
+
+struct MemoryUsage {
+  int64_t resident = 0;   // pages in memory, mapped files included
+  int64_t anonymous = 0;  // of these, private memory: weights that were copied, state, scratch
+  int64_t peak = 0;       // largest resident size so far
+};
+
+// All zero where the system does not tell (only Linux does).
+MemoryUsage memory_usage();
+
+}  // namespace spb
