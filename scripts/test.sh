@@ -86,6 +86,23 @@ find_clang_format() {
   done
 }
 
+# The skeleton of tools/new_operator builds and passes its own test, in a tree with core alone.
+check_skeleton() {
+  local tree=build/skeleton
+  rm -rf "$tree" && mkdir -p "$tree/src/ops" || return 1
+  cp -r cmake .clang-format "$tree" && cp -r src/core "$tree/src" || return 1
+  grep spb_add_folder src/ops/CMakeLists.txt >"$tree/src/ops/CMakeLists.txt"
+  {
+    sed '/^foreach/,$d' CMakeLists.txt
+    echo 'add_subdirectory(src/core)'
+    echo 'add_subdirectory(src/ops)'
+  } >"$tree/CMakeLists.txt"
+  tools/new_operator layer_swap "$tree" &&
+    cmake -S "$tree" -B "$tree/build" -G Ninja &&
+    cmake --build "$tree/build" --target ops_layer_swap_test &&
+    ctest --test-dir "$tree/build" -R ops_layer_swap --output-on-failure --no-tests=error
+}
+
 # Runs one fuzzer on its corpus, which grows in build/corpus/ from one call to the next.
 fuzz() {
   local name=$1 corpus=build/corpus/$1
@@ -151,7 +168,7 @@ else
 fi
 export SPB_TEST_MODEL
 
-for tool in check_includes check_sizes check_isa; do
+for tool in check_includes check_sizes check_isa new_operator; do
   check "${tool}_self_test" "tools/$tool --self-test" "tools/$tool" --self-test
 done
 check includes "layers (tools/check_includes)" tools/check_includes
@@ -167,6 +184,7 @@ run_tests release "release"
 check isa "instruction sets (tools/check_isa)" tools/check_isa build/release
 
 if [ "$quick" = false ]; then
+  check skeleton "new operator (tools/new_operator)" check_skeleton
   export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_stack_use_after_return=1}
   export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
   run_tests asan "ASan, UBSan"
