@@ -25,12 +25,13 @@ if [ -z "$model" ]; then
   say "  ok     model ${model#"$root"/}"
 fi
 
-say
-say "\$ spb run $(basename "$model") -p 'Why is the sky blue?' -n 80 --temperature 0"
-"$spb" run "$model" --chat -p "Why is the sky blue?" -n 80 --temperature 0
-say
-say "\$ spb inspect $(basename "$model")"
-"$spb" inspect "$model"
-say
-say "\$ spb bench $(basename "$model") --prefill 256 --decode 32"
-"$spb" bench "$model" --prefill 256 --decode 32
+# Shows a command as a user would type it, then runs it.
+demonstrate() {
+  say
+  say "\$ spb $*"
+  "$spb" "$@"
+}
+
+demonstrate run "$model" --chat -p "Why is the sky blue?" -n 120 --temperature 0
+demonstrate inspect "$model"
+demonstrate bench "$model" --prefill 256 --depths 256 -n 32 -r 1

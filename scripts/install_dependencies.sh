@@ -8,7 +8,7 @@ set -euo pipefail
 
 mode=${1:---all}
 packages=(build-essential cmake ninja-build pkg-config ccache libfmt-dev nlohmann-json3-dev
-  libcli11-dev libpcre2-dev python3 python3-pip)
+  libcli11-dev libpcre2-dev libutf8proc-dev python3 python3-pip)
 case $mode in
   --runtime) ;;
   --all) packages+=(libgtest-dev libbenchmark-dev git) ;;

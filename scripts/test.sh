@@ -86,6 +86,18 @@ find_clang_format() {
   done
 }
 
+# The library installs, and a program elsewhere finds it, links it and runs.
+check_install() {
+  local prefix=$root/build/install
+  rm -rf "$prefix" build/example
+  cmake --install build/release --prefix "$prefix" &&
+    cmake -S examples/stream_text -B build/example -G Ninja -DCMAKE_PREFIX_PATH="$prefix" &&
+    cmake --build build/example || return 1
+  if [ -n "$SPB_TEST_MODEL" ]; then
+    build/example/stream_text "$SPB_TEST_MODEL" "Why is the sky blue?"
+  fi
+}
+
 # The skeleton of tools/new_operator builds and passes its own test, in a tree with core alone.
 check_skeleton() {
   local tree=build/skeleton
@@ -182,6 +194,7 @@ fi
 
 run_tests release "release"
 check isa "instruction sets (tools/check_isa)" tools/check_isa build/release
+check install "install, find_package and example" check_install
 
 if [ "$quick" = false ]; then
   check skeleton "new operator (tools/new_operator)" check_skeleton
