@@ -1,0 +1,69 @@
+#include "engine/perplexity.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "model/forward.h"
+#include "ops/sampling/sampling.h"
+
+namespace spb::engine {
+namespace {
+
+// Adds the losses of predicting `targets` from the rows of `logits`.
+void add_losses(ConstTensorView logits, std::span<const int32_t> targets, Perplexity& sum) {
+  const auto vocab = static_cast<size_t>(logits.shape().last());
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const std::span row(logits.row_as<float>(static_cast<int64_t>(i)), vocab);
+    const double loss = ops::log_sum_exp(row) - row[static_cast<size_t>(targets[i])];
+    check_data(std::isfinite(loss), "perplexity: the model gave a logit that is not finite");
+    sum.negative_log_likelihood += loss;
+    sum.squares += loss * loss;
+    ++sum.predictions;
+  }
+}
+
+}  // namespace
+
+double Perplexity::value() const {
+  return std::exp(negative_log_likelihood / static_cast<double>(predictions));
+}
+
+double Perplexity::standard_error() const {
+  const auto n = static_cast<double>(predictions);
+  const double mean = negative_log_likelihood / n;
+  const double variance = std::max(0.0, squares / n - mean * mean);
+  return value() * std::sqrt(variance / n);
+}
+
+Perplexity measure_perplexity(Context& context, const model::Model& model,
+                              std::span<const int32_t> tokens, int64_t window,
+                              const model::StateOptions& options,
+                              const std::function<void(int64_t, int64_t)>& progress,
+                              const std::atomic<bool>* stop) {
+  const auto total = static_cast<int64_t>(tokens.size());
+  check(window >= 2, "perplexity: window: expected at least 2 tokens, got {}", window);
+  check(total >= 2, "perplexity: text: expected at least 2 tokens, got {}", total);
+  model::SequenceState state(model.config(), options);
+  Tensor logits(DType::kF32, Shape{state.max_chunk(), model.config().vocab_size});
+  Perplexity sum;
+  for (int64_t start = 0; start + 1 < total; start += window) {
+    const int64_t end = std::min(start + window, total);
+    state.clear();
+    for (int64_t at = start; at + 1 < end;) {  // the last token of a window is only predicted
+      if (stop != nullptr && stop->load()) fail(ErrorKind::kInterrupted, "perplexity: interrupted");
+      const int64_t count = std::min(state.max_chunk(), end - 1 - at);
+      const auto first = static_cast<size_t>(at);
+      const model::SequenceSlice slice{tokens.subspan(first, static_cast<size_t>(count)), &state,
+                                       model::Logits::kAll};
+      const TensorView rows = logits.view().rows(0, count);
+      model::forward(context, model, {&slice, 1}, rows);
+      add_losses(rows, tokens.subspan(first + 1, static_cast<size_t>(count)), sum);
+      at += count;
+      if (progress) progress(at, total);
+    }
+  }
+  return sum;
+}
+
+}  // namespace spb::engine
