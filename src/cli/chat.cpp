@@ -11,7 +11,7 @@
 #include "cli/options.h"
 #include "core/error.h"
 #include "core/progress.h"
-#include "text/chat_template.h"
+#include "text/conversation.h"
 
 namespace spb::cli {
 namespace {

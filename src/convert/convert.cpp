@@ -8,7 +8,7 @@
 #include "model/config_gguf.h"
 #include "model/config_hugging_face.h"
 #include "model/model.h"
-#include "text/chat_template.h"
+#include "text/conversation.h"
 #include "text/tokenizer.h"
 
 namespace spb::convert {

@@ -1,0 +1,73 @@
+#include "model/config.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "core/error.h"
+#include "model/state.h"
+#include "model/weights.h"
+
+namespace spb::model {
+namespace {
+
+TEST(Presets, AreConsistentAndHaveThePublishedSizes) {
+  for (const std::string_view name : preset_names()) {
+    EXPECT_NO_THROW(check_config(preset(name), std::string(name)));
+  }
+  EXPECT_NEAR(static_cast<double>(parameter_count(preset("spikingbrain-7b"))), 7.62e9, 0.02e9);
+  EXPECT_NEAR(static_cast<double>(parameter_count(preset("qwen2.5-7b"))), 7.62e9, 0.01e9);
+  EXPECT_NEAR(static_cast<double>(parameter_count(preset("llama-3.2-1b"))), 1.236e9, 0.001e9);
+  EXPECT_NEAR(static_cast<double>(parameter_count(preset("smollm2-135m"))), 134.5e6, 0.1e6);
+  EXPECT_THROW(preset("gpt-5"), Error);
+}
+
+TEST(Presets, SpikingBrain7bAlternatesLinearAndWindowLayers) {
+  const ModelConfig config = preset("spikingbrain-7b");
+  for (size_t i = 0; i < config.mixers.size(); ++i) {
+    EXPECT_EQ(config.mixers[i], i % 2 == 0 ? Mixer::kLinear : Mixer::kWindow);
+  }
+}
+
+TEST(StateBytes, OfThe7bAreConstantOnceTheWindowIsFull) {
+  const ModelConfig config = preset("spikingbrain-7b");
+  const StateOptions options{.max_chunk = 1, .cache_dtype = DType::kBF16};
+  const StateBytes at_8k = state_bytes(config, options, 8192);
+  EXPECT_EQ(at_8k.recurrent, 14 * 4 * 128 * 128 * 4);    // 3.5 MiB
+  EXPECT_EQ(at_8k.window, 14 * 4096 * 2 * 4 * 128 * 2);  // 112 MiB
+  EXPECT_EQ(at_8k.total(), state_bytes(config, options, 1 << 22).total());
+}
+
+TEST(CheckConfig, NamesTheFieldThatIsWrong) {
+  const std::vector<std::pair<const char*, std::function<void(ModelConfig&)>>> cases = {
+      {"hidden size", [](ModelConfig& c) { c.hidden_size = 0; }},
+      {"hidden size", [](ModelConfig& c) { c.hidden_size = int64_t{1} << 62; }},
+      {"key/value heads", [](ModelConfig& c) { c.num_kv_heads = 3; }},
+      {"key/value heads", [](ModelConfig& c) { c.num_kv_heads = 0; }},
+      {"head dimension", [](ModelConfig& c) { c.head_dim = 63; }},
+      {"sliding window", [](ModelConfig& c) { c.window_size = 0; }},
+      {"vocabulary", [](ModelConfig& c) { c.vocab_size = -1; }},
+      {"layers", [](ModelConfig& c) { c.mixers.clear(); }},
+      {"layers", [](ModelConfig& c) { c.mixers.assign(5000, Mixer::kFull); }},
+      {"epsilon", [](ModelConfig& c) { c.norm_eps = NAN; }},
+      {"theta", [](ModelConfig& c) { c.rope_theta = -1; }},
+      {"gate rank", [](ModelConfig& c) { c.gate_low_rank = 0; }},
+      {"normalizer", [](ModelConfig& c) { c.gate_logit_normalizer = 0; }},
+  };
+  for (const auto& [field, spoil] : cases) {
+    ModelConfig config = preset("tiny-hybrid");
+    spoil(config);
+    try {
+      check_config(config, "file.gguf");
+      FAIL() << field;
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      EXPECT_NE(message.find("file.gguf"), std::string::npos) << message;
+      EXPECT_NE(message.find(field), std::string::npos) << message;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spb::model

@@ -1,0 +1,205 @@
+#include "model/forward.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "model/test_model.h"
+
+namespace spb::model {
+namespace {
+
+constexpr StateOptions kExact{.max_context = 256, .max_chunk = 64, .cache_dtype = DType::kF32};
+
+std::vector<int32_t> random_tokens(int64_t count, int64_t vocab, uint64_t seed) {
+  Rng rng(seed);
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (int32_t& token : tokens) token = static_cast<int32_t>(rng.below(vocab));
+  return tokens;
+}
+
+// Logits of every position, feeding chunks of the given sizes (the last one repeats).
+std::vector<float> logits_by_chunks(Context& context, const Model& model,
+                                    const std::vector<int32_t>& tokens,
+                                    const std::vector<int64_t>& chunks,
+                                    const StateOptions& options = kExact) {
+  const int64_t vocab = model.config().vocab_size;
+  SequenceState state(model.config(), options);
+  std::vector<float> all;
+  size_t next = 0;
+  for (size_t at = 0; at < tokens.size();) {
+    const auto count = std::min<size_t>(static_cast<size_t>(chunks[next]), tokens.size() - at);
+    if (next + 1 < chunks.size()) ++next;
+    Tensor logits(DType::kF32, Shape{static_cast<int64_t>(count), vocab});
+    std::fill_n(logits.as<float>(), logits.shape().elements(), NAN);
+    const SequenceSlice slice{std::span(tokens).subspan(at, count), &state, Logits::kAll};
+    forward(context, model, {&slice, 1}, logits);
+    all.insert(all.end(), logits.as<float>(), logits.as<float>() + logits.shape().elements());
+    at += count;
+  }
+  return all;
+}
+
+void expect_close(const std::vector<float>& a, const std::vector<float>& b, double tolerance) {
+  ASSERT_EQ(a.size(), b.size());
+  double largest = 0;
+  double difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    ASSERT_TRUE(std::isfinite(a[i]) && std::isfinite(b[i])) << "at " << i;
+    largest = std::max(largest, std::fabs(static_cast<double>(a[i])));
+    difference = std::max(difference, std::fabs(static_cast<double>(a[i]) - b[i]));
+  }
+  EXPECT_GT(largest, 0.1);
+  EXPECT_LE(difference, tolerance * largest);
+}
+
+class ForwardTest : public testing::TestWithParam<std::optional<Mixer>> {};
+
+// Sequences shorter than, equal to and longer than the window of 24, cut in every way.
+TEST_P(ForwardTest, PrefillAtOnceChunkedAndTokenByTokenAgree) {
+  Context context(2);
+  const std::unique_ptr<Model> model = test_model(context, test_config(GetParam()));
+  for (const int64_t length : {1, 23, 24, 25, 26, 60}) {
+    const auto tokens = random_tokens(length, 67, static_cast<uint64_t>(length));
+    const auto whole = logits_by_chunks(context, *model, tokens, {64});
+    for (const std::vector<int64_t>& chunks :
+         {std::vector<int64_t>{1}, {7}, {17}, {13, 1}, {length - 1 > 0 ? length - 1 : 1, 1}}) {
+      expect_close(whole, logits_by_chunks(context, *model, tokens, chunks), 2e-5);
+    }
+  }
+}
+
+TEST_P(ForwardTest, SequencesInABatchEqualThemselvesAlone) {
+  Context context(2);
+  const ModelConfig config = test_config(GetParam());
+  const std::unique_ptr<Model> model = test_model(context, config);
+  constexpr int kSequences = 3;
+  std::vector<SequenceState> states;
+  std::vector<std::vector<int32_t>> tokens;
+  std::vector<std::vector<float>> alone;
+  for (int i = 0; i < kSequences; ++i) {
+    states.emplace_back(config, kExact);
+    tokens.push_back(random_tokens(5 + 20 * i, 67, static_cast<uint64_t>(100 + i)));
+    const auto all = logits_by_chunks(context, *model, tokens.back(), {4, 64});
+    alone.emplace_back(all.end() - 67, all.end());
+  }
+  // First four tokens of each together, then the rest of each together.
+  std::vector<SequenceSlice> slices;
+  for (size_t i = 0; i < kSequences; ++i) {
+    slices.push_back({std::span(tokens[i]).first(4), &states[i], Logits::kNone});
+  }
+  forward(context, *model, slices, {});
+  for (size_t i = 0; i < kSequences; ++i) {
+    slices[i] = {std::span(tokens[i]).subspan(4), &states[i], Logits::kLast};
+  }
+  Tensor logits(DType::kF32, Shape{kSequences, 67});
+  forward(context, *model, slices, logits);
+  for (size_t i = 0; i < kSequences; ++i) {
+    const float* row = logits.view().row_as<float>(static_cast<int64_t>(i));
+    expect_close(alone[i], std::vector<float>(row, row + 67), 2e-5);
+  }
+}
+
+TEST_P(ForwardTest, AClearedStateIsAFreshOne) {
+  Context context(1);
+  const ModelConfig config = test_config(GetParam());
+  const std::unique_ptr<Model> model = test_model(context, config);
+  SequenceState state(config, kExact);
+  const auto tokens = random_tokens(30, 67, 3);
+  const SequenceSlice slice{tokens, &state, Logits::kLast};
+  Tensor first(DType::kF32, Shape{1, 67});
+  Tensor second(DType::kF32, Shape{1, 67});
+  forward(context, *model, {&slice, 1}, first);
+  state.clear();
+  forward(context, *model, {&slice, 1}, second);
+  EXPECT_EQ(std::memcmp(first.as<float>(), second.as<float>(), 67 * sizeof(float)), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Mixers, ForwardTest,
+                         testing::Values(std::nullopt, Mixer::kFull, Mixer::kWindow,
+                                         Mixer::kLinear),
+                         [](const auto& instance) {
+                           return instance.param ? std::string(name(*instance.param)) : "hybrid";
+                         });
+
+TEST(Forward, TheNumberOfThreadsDoesNotChangeABit) {
+  Context one(1);
+  Context three(3);
+  for (const DType dtype : {DType::kF32, DType::kQ8_0}) {
+    const auto model_one = test_model(one, test_config(), dtype);
+    const auto model_three = test_model(three, test_config(), dtype);
+    const auto tokens = random_tokens(50, 67, 9);
+    EXPECT_EQ(logits_by_chunks(one, *model_one, tokens, {40, 1}),
+              logits_by_chunks(three, *model_three, tokens, {40, 1}));
+  }
+}
+
+// 16-bit caches and quantised weights stay near the f32 model.
+TEST(Forward, HalfCachesStayNearExactOnes) {
+  Context context(2);
+  const auto model = test_model(context, test_config());
+  const auto tokens = random_tokens(50, 67, 11);
+  const auto exact = logits_by_chunks(context, *model, tokens, {64});
+  StateOptions half = kExact;
+  half.cache_dtype = DType::kF16;
+  expect_close(exact, logits_by_chunks(context, *model, tokens, {64}, half), 5e-3);
+  half.cache_dtype = DType::kBF16;
+  expect_close(exact, logits_by_chunks(context, *model, tokens, {64}, half), 3e-2);
+}
+
+// The reference prefill shows one key more; the flag must change what is beyond the window only.
+TEST(Forward, TheExtraWindowKeyIsVisibleFromTheFirstPositionBeyondTheWindow) {
+  Context context(1);
+  ModelConfig config = test_config(Mixer::kWindow);
+  config.mixers.resize(1);
+  const auto plain = test_model(context, config);
+  config.window_inclusive_extra = true;
+  const auto extra = test_model(context, config);
+  const auto tokens = random_tokens(26, 67, 13);
+  const auto a = logits_by_chunks(context, *plain, tokens, {64});
+  const auto b = logits_by_chunks(context, *extra, tokens, {64});
+  EXPECT_TRUE(std::equal(a.begin(), a.begin() + 24 * 67, b.begin()));
+  EXPECT_NE(std::vector<float>(a.begin() + 24 * 67, a.end()),
+            std::vector<float>(b.begin() + 24 * 67, b.end()));
+}
+
+TEST(Forward, RefusesBadTokensAndLeavesTheStateAlone) {
+  Context context(1);
+  const ModelConfig config = test_config();
+  const auto model = test_model(context, config);
+  SequenceState state(config, kExact);
+  Tensor logits(DType::kF32, Shape{1, 67});
+  for (const int32_t bad : {-1, 67, std::numeric_limits<int32_t>::max()}) {
+    const std::vector<int32_t> tokens = {1, bad};
+    const SequenceSlice slice{tokens, &state, Logits::kLast};
+    EXPECT_THROW(forward(context, *model, {&slice, 1}, logits), Error);
+  }
+  const std::vector<int32_t> none;
+  const std::vector<int32_t> many(65, 1);
+  const SequenceSlice empty{none, &state, Logits::kLast};
+  const SequenceSlice long_slice{many, &state, Logits::kLast};
+  EXPECT_THROW(forward(context, *model, {&empty, 1}, logits), Error);
+  EXPECT_THROW(forward(context, *model, {&long_slice, 1}, logits), Error);
+  EXPECT_EQ(state.position(), 0);
+}
+
+TEST(Forward, AFullContextIsAnErrorOnlyWithFullAttention) {
+  Context context(1);
+  const StateOptions small{.max_context = 8, .max_chunk = 64, .cache_dtype = DType::kF32};
+  for (const bool full : {true, false}) {
+    const ModelConfig config = full ? test_config(Mixer::kFull) : test_config();
+    const auto model = test_model(context, config);
+    SequenceState state(config, small);
+    const auto tokens = random_tokens(9, 67, 1);
+    const SequenceSlice slice{tokens, &state, Logits::kNone};
+    if (full) {
+      EXPECT_THROW(forward(context, *model, {&slice, 1}, {}), Error);
+    } else {
+      EXPECT_NO_THROW(forward(context, *model, {&slice, 1}, {}));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spb::model
