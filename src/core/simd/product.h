@@ -1,0 +1,96 @@
+// Dense products of small f32 matrices: the inner loop of the tiled operators.
+//
+// Included by `*_cpu_kernels.cpp` files only; see vec.h. Every element of the result sums its
+// products in the order of the steps, whatever the tile it falls into.
+#pragma once
+
+#include "core/simd/vec.h"
+
+namespace spb::SPB_ISA {
+
+// A strided matrix: element (i, j) is data[i * row + j * step].
+struct Strided {
+  const float* data;
+  int64_t row;
+  int64_t step;
+};
+
+// kProductRows x kProductWide registers of sums leave room for the operands.
+inline constexpr int kProductRows = 6;
+inline constexpr int kProductWide = kLanes == 16 ? 4 : 2;
+
+enum class Into { kOverwrite, kAdd };
+
+// c[r, n] (+)= sum over s < steps of a(r, s) * b[s, n], for kRows rows and kColumns registers.
+// With kPartial only `last` lanes of the last register are columns of the matrices.
+template <Into kInto, int kRows, int kColumns, bool kPartial>
+inline void product_tile(Strided a, const float* b, int64_t b_row, int64_t steps, float* c,
+                         int64_t c_row, int last) {
+  static_assert(!kPartial || kColumns == 1);
+  const auto read = [last](const float* p) {
+    if constexpr (kPartial) return load_partial(p, last);
+    return load(p);
+  };
+  Vec sums[kRows][kColumns] = {};
+  if constexpr (kInto == Into::kAdd) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int n = 0; n < kColumns; ++n) sums[r][n] = read(c + r * c_row + n * kLanes);
+    }
+  }
+  for (int64_t s = 0; s < steps; ++s) {
+    Vec column[kColumns];
+    for (int n = 0; n < kColumns; ++n) column[n] = read(b + s * b_row + n * kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      const Vec factor = broadcast(a.data[r * a.row + s * a.step]);
+      for (int n = 0; n < kColumns; ++n) sums[r][n] = fma(factor, column[n], sums[r][n]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int n = 0; n < kColumns; ++n) {
+      if constexpr (kPartial) {
+        store_partial(c + r * c_row, sums[r][n], last);
+      } else {
+        store(c + r * c_row + n * kLanes, sums[r][n]);
+      }
+    }
+  }
+}
+
+template <Into kInto, int kRows>
+inline void product_rows(Strided a, const float* b, int64_t b_row, int64_t steps, float* c,
+                         int64_t c_row, int64_t columns) {
+  int64_t n = 0;
+  for (; n + kProductWide * kLanes <= columns; n += kProductWide * kLanes) {
+    product_tile<kInto, kRows, kProductWide, false>(a, b + n, b_row, steps, c + n, c_row, 0);
+  }
+  for (; n + kLanes <= columns; n += kLanes) {
+    product_tile<kInto, kRows, 1, false>(a, b + n, b_row, steps, c + n, c_row, 0);
+  }
+  if (n < columns) {
+    product_tile<kInto, kRows, 1, true>(a, b + n, b_row, steps, c + n, c_row,
+                                        static_cast<int>(columns - n));
+  }
+}
+
+// c[r, n] (+)= sum over s < steps of a(r, s) * b[s, n] for any number of rows and columns.
+template <Into kInto>
+inline void product(Strided a, const float* b, int64_t b_row, int64_t steps, float* c,
+                    int64_t c_row, int64_t rows, int64_t columns) {
+  int64_t r = 0;
+  for (; r + kProductRows <= rows; r += kProductRows) {
+    const Strided part = {a.data + r * a.row, a.row, a.step};
+    product_rows<kInto, kProductRows>(part, b, b_row, steps, c + r * c_row, c_row, columns);
+  }
+  const Strided part = {a.data + r * a.row, a.row, a.step};
+  float* out = c + r * c_row;
+  switch (rows - r) {
+    case 1: return product_rows<kInto, 1>(part, b, b_row, steps, out, c_row, columns);
+    case 2: return product_rows<kInto, 2>(part, b, b_row, steps, out, c_row, columns);
+    case 3: return product_rows<kInto, 3>(part, b, b_row, steps, out, c_row, columns);
+    case 4: return product_rows<kInto, 4>(part, b, b_row, steps, out, c_row, columns);
+    case 5: return product_rows<kInto, 5>(part, b, b_row, steps, out, c_row, columns);
+    default: return;
+  }
+}
+
+}  // namespace spb::SPB_ISA
