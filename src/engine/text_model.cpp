@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "io/gguf.h"
+#include "text/conversation.h"
 
 namespace spb::engine {
 namespace {
