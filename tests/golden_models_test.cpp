@@ -1,0 +1,147 @@
+// Logits of small random models against the reference implementation and transformers, however the
+// prompt is cut: at once, shortened around the window, in odd chunks, or token by token.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+
+#include "golden/golden_recipe.h"
+#include "model/forward.h"
+
+namespace spb::golden {
+namespace {
+
+// Relative to the largest |logit| of a run.
+constexpr double kF32Tolerance = 1e-5;
+constexpr double kBf16Tolerance = 1e-2;  // the stored logits were rounded after every operation
+
+// Logits of every position when the first `prompt` tokens come in chunks and the rest one by one.
+Tensor all_logits(Context& context, const model::Model& model, std::span<const int32_t> tokens,
+                  model::SequenceState& state, int64_t prompt,
+                  const std::vector<int64_t>& chunk_sizes) {
+  const auto total = static_cast<int64_t>(tokens.size());
+  Tensor logits(DType::kF32, Shape{total, model.config().vocab_size});
+  std::fill_n(logits.as<float>(), logits.shape().elements(), NAN);
+  int64_t done = 0;
+  for (size_t i = 0; done < total; ++i) {
+    int64_t count = 1;
+    if (done < prompt) count = std::min(chunk_sizes[i % chunk_sizes.size()], prompt - done);
+    const model::SequenceSlice slice{tokens.subspan(static_cast<size_t>(done), size_t(count)),
+                                     &state, model::Logits::kAll};
+    model::forward(context, model, {&slice, 1}, logits.view().rows(done, count));
+    done += count;
+  }
+  return logits;
+}
+
+// The largest difference at the stored positions that lie in [begin, logits' rows), relative to the
+// largest stored |logit|. NaN when any logit is.
+double difference(const Expected& expected, const Tensor& logits, int64_t begin = 0) {
+  double worst = 0;
+  for (size_t i = 0; i < expected.positions.size(); ++i) {
+    const int64_t position = expected.positions[i];
+    if (position < begin || position >= logits.shape()[0]) continue;
+    const float* got = logits.view().row_as<float>(position);
+    const float* wanted = expected.logits.view().row_as<float>(static_cast<int64_t>(i));
+    for (int64_t c = 0; c < logits.shape()[1]; ++c) {
+      const double error = std::fabs(static_cast<double>(got[c]) - static_cast<double>(wanted[c]));
+      if (!(error <= worst)) worst = error;
+    }
+  }
+  return worst / expected.largest();
+}
+
+class GoldenModel : public testing::TestWithParam<std::string> {
+ protected:
+  // Writes the model as a Hugging Face folder and loads it.
+  void load(DType dtype, const io::Json& extra = io::Json::object()) {
+    dtype_ = dtype;
+    write_config(case_, dtype, extra, folder_.path());
+    write_weights(case_, dtype, folder_.path());
+    model_ = model::Model::load(context_, folder_.path());
+  }
+
+  model::SequenceState new_state() {
+    const auto total = static_cast<int64_t>(case_.tokens.size());
+    return model::SequenceState(model_->config(), {total, total, dtype_});
+  }
+
+  // Difference from `run` with a prompt of `prompt` tokens fed in chunks of the given sizes.
+  double compare(const Expected& expected, int64_t prompt,
+                 const std::vector<int64_t>& chunk_sizes) {
+    model::SequenceState state = new_state();
+    const Tensor logits = all_logits(context_, *model_, case_.tokens, state, prompt, chunk_sizes);
+    return difference(expected, logits);
+  }
+
+  void expect_every_cut_agrees(const Expected& expected, double tolerance) {
+    const auto total = static_cast<int64_t>(case_.tokens.size());
+    EXPECT_LE(compare(expected, total, {total}), tolerance) << "prefill at once";
+    EXPECT_LE(compare(expected, total, {7, 1, 19, 2, 31}), tolerance) << "odd chunks";
+    EXPECT_LE(compare(expected, total, {33, 5}), tolerance) << "long and short chunks";
+    EXPECT_LE(compare(expected, case_.prefill, {case_.prefill}), tolerance)
+        << "prefill, then decode";
+    EXPECT_LE(compare(expected, 1, {1}), tolerance) << "decode from the first token";
+  }
+
+  Case case_ = read_case(GetParam());
+  TemporaryFolder folder_;
+  Context context_;
+  DType dtype_ = DType::kF32;
+  std::unique_ptr<model::Model> model_;
+};
+
+TEST_P(GoldenModel, Float32AgreesHoweverThePromptIsCut) {
+  load(DType::kF32);
+  expect_every_cut_agrees(case_.expected("f32.default"), kF32Tolerance);
+}
+
+TEST_P(GoldenModel, BFloat16AgreesHoweverThePromptIsCut) {
+  load(DType::kBF16);
+  expect_every_cut_agrees(case_.expected("bf16.default"), kBf16Tolerance);
+}
+
+// Prompts shorter than, as long as and longer than the window, each alone in a fresh state.
+TEST_P(GoldenModel, PromptsOfEveryStoredLengthAgree) {
+  load(DType::kF32);
+  const Expected expected = case_.expected("f32.default");
+  const std::span<const int32_t> tokens = case_.tokens;
+  for (const int64_t last : expected.positions) {
+    model::SequenceState state = new_state();
+    const Tensor logits = all_logits(context_, *model_, tokens.first(static_cast<size_t>(last) + 1),
+                                     state, last + 1, {last + 1});
+    EXPECT_LE(difference(expected, logits, last), kF32Tolerance) << last + 1 << " tokens";
+  }
+}
+
+TEST_P(GoldenModel, OneKeyMoreInTheWindowAgreesWithTheReferencePrefill) {
+  if (!case_.has_window()) GTEST_SKIP() << "a model without window layers";
+  load(DType::kF32, {{"window_inclusive_extra", true}});
+  expect_every_cut_agrees(case_.expected("f32.inclusive_extra"), kF32Tolerance);
+  EXPECT_GT(compare(case_.expected("f32.default"), case_.prefill, {case_.prefill}), 1e-3)
+      << "the extra key should show";
+}
+
+// The reference shows window + 1 keys in prefill and window keys in decode.
+TEST_P(GoldenModel, NarrowingTheWindowAfterPrefillReproducesTheReferenceGeneration) {
+  if (!case_.has_window()) GTEST_SKIP() << "a model without window layers";
+  load(DType::kF32, {{"window_inclusive_extra", true}});
+  const std::span<const int32_t> tokens = case_.tokens;
+  const auto prompt = static_cast<size_t>(case_.prefill);
+  model::SequenceState state = new_state();
+  all_logits(context_, *model_, tokens.first(prompt), state, case_.prefill, {case_.prefill});
+  for (int64_t i = 0; i < model_->config().num_layers(); ++i) {
+    auto* cache = std::get_if<model::KeyValueCache>(&state.layer(i));
+    if (cache != nullptr) cache->window_size = model_->config().window_size;
+  }
+  const Tensor decoded = all_logits(context_, *model_, tokens.subspan(prompt), state, 0, {1});
+  Expected expected = case_.expected("f32.reference_generate");
+  for (int64_t& position : expected.positions) position -= case_.prefill;
+  EXPECT_LE(difference(expected, decoded), kF32Tolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenModel, testing::ValuesIn(case_names()),
+                         [](const auto& instance) { return instance.param; });
+
+}  // namespace
+}  // namespace spb::golden
