@@ -10,12 +10,13 @@ namespace spb::io {
 namespace {
 
 // Checked on the text: the tree of a deep document must not be built at all, because code that
-// walks it recursively would exhaust the stack.
-void check_depth(std::string_view text, const std::string& file, int max_depth) {
+// walks it recursively would exhaust the stack; and the parser takes a zero byte for the end.
+void check_text(std::string_view text, const std::string& file, int max_depth) {
   int depth = 0;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
+    check_data(c != '\0', "{}: byte {}: JSON: expected text, got a zero byte", file, i);
     if (in_string) {
       if (c == '\\') ++i;
       if (c == '"') in_string = false;
@@ -72,7 +73,7 @@ const Json& require(bool condition, const Json& value, std::string_view where,
 Json parse_json(std::string_view text, const std::string& file, const JsonLimits& limits) {
   check_data(text.size() <= limits.max_bytes, "{}: JSON: expected at most {} bytes, got {}", file,
              limits.max_bytes, text.size());
-  check_depth(text, file, limits.max_depth);
+  check_text(text, file, limits.max_depth);
   try {
     if (limits.duplicates == DuplicateKeys::kRefuse) return parse_refusing_duplicates(text, file);
     return Json::parse(text.begin(), text.end());
