@@ -1,19 +1,20 @@
 // sampling: the next token from the logits of one position.
 //
 // Order: logit bias -> repetition, frequency and presence penalties -> temperature -> top-k ->
-// top-p
-// -> min-p -> draw. Filters keep at least one token. temperature 0 is greedy: the highest logit
-// after bias and penalties, the lowest id among equals.
+// top-p -> min-p -> draw. Filters keep at least one token and prefer lower ids among equal logits.
+// temperature 0 is greedy: the highest logit after bias and penalties, the lowest id among equals.
 //   repetition r (1 = off): logit > 0 ? logit / r : logit * r, for every token seen before
 //   frequency f, presence c (0 = off): logit -= f * count + (count > 0 ? c : 0)
 //   top-k k (0 = off): the k highest; top-p p (1 = off): the smallest set, from the most probable
 //   down, with total probability >= p; min-p m (0 = off): probability >= m * that of the best
 // Probabilities are softmax in double over what is left. Logits must be finite or -inf; NaN, +inf
-// and "no token has a finite logit" are data errors, never a crash. Log-probabilities are those of
-// the model: log-softmax of the raw logits, before bias, penalties, temperature and filters, so
-// that they can be compared between settings. Deterministic: the same settings, logits and
-// generator state give the same token. Source: common practice (Holtzman et al. 2020 for top-p;
-// Keskar et al. 2019 for repetition).
+// and "no token has a finite logit" are data errors, never a crash; bias and penalties saturate at
+// the largest float instead of overflowing.
+// Log-probabilities are those of the model: log-softmax of the raw logits, before bias, penalties,
+// temperature and filters, so that they can be compared between settings; tokens with a logit of
+// -inf are not among the alternatives. Deterministic: the same settings, logits and generator state
+// give the same token.
+// Source: common practice (Holtzman et al. 2020 for top-p; Keskar et al. 2019 for repetition).
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,7 @@
 #include <vector>
 
 #include "core/rng.h"
+#include "ops/sampling/sampling_filters.h"
 
 namespace spb::ops {
 
@@ -66,17 +68,21 @@ class Sampler {
   const SamplingSettings& settings() const { return settings_; }
 
  private:
-  struct Candidate {
-    int32_t id;
-    float logit;
-  };
+  bool penalizes() const;
+  void apply_bias(std::vector<float>& logits) const;
   void apply_penalties(std::vector<float>& logits) const;
+  void collect_candidates(std::span<const float> logits, double lowest);
+  int32_t choose(std::span<const float> logits, float highest);
+  void report_log_probabilities(std::span<const float> logits, SampledToken& token);
 
   SamplingSettings settings_;
   int64_t vocab_size_;
   Rng rng_;
-  std::vector<int32_t> history_;  // used as a ring when penalty_window > 0
-  std::unordered_map<int32_t, int32_t> counts_;
+  std::vector<int32_t> history_;  // the last penalty_window tokens, a ring; unused without a window
+  size_t history_next_ = 0;       // the oldest entry of a full ring
+  std::unordered_map<int32_t, int32_t> counts_;  // of the tokens that penalties see
+  std::vector<float> adjusted_;                  // scratch kept between tokens
+  std::vector<SamplingCandidate> candidates_;    // scratch kept between tokens
 };
 
 // log(sum(exp(logits))) in double; -inf when every logit is -inf.
