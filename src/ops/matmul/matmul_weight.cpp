@@ -1,5 +1,6 @@
 #include "ops/matmul/matmul_weight.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/error.h"
@@ -26,6 +27,20 @@ void copy_rows(Context& context, ConstTensorView weight, MatmulWeight::Impl& imp
   });
 }
 
+void interleave(Context& context, ConstTensorView weight, MatmulWeight::Impl& impl) {
+  const int64_t bytes = group_bytes(impl.dtype, impl.columns);
+  impl.owned = Buffer(bytes * impl.groups());
+  impl.source = nullptr;
+  context.pool().parallel_for(impl.groups(), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t g = begin; g < end; ++g) {
+      const int64_t first = g * kGroupRows;
+      pack_group(impl.dtype, weight.row(first), weight.row_stride_bytes(),
+                 std::min(kGroupRows, impl.rows - first), impl.columns,
+                 impl.owned.data() + g * bytes);
+    }
+  });
+}
+
 }  // namespace
 
 MatmulWeight::MatmulWeight() = default;
@@ -48,7 +63,6 @@ MatmulWeight prepare_matmul_weight(Context& context, ConstTensorView weight, boo
         weight.defined() ? weight.shape().to_string() : "nothing");
   check(is_float(weight.dtype()) || !is_plain(weight.dtype()),
         "matmul: weight: expected f32, f16, bf16 or a block format, got {}", name(weight.dtype()));
-  (void)allow_repack;
   MatmulWeight prepared;
   prepared.impl_ = std::make_unique<MatmulWeight::Impl>();
   MatmulWeight::Impl& impl = *prepared.impl_;
@@ -57,7 +71,11 @@ MatmulWeight prepare_matmul_weight(Context& context, ConstTensorView weight, boo
   impl.columns = weight.shape()[1];
   impl.source = weight.data();
   impl.row_stride = weight.row_stride_bytes();
-  if (!aligned_for(weight)) copy_rows(context, weight, impl);
+  if (is_cell_dtype(impl.dtype)) {
+    if (allow_repack) interleave(context, weight, impl);
+  } else if (!aligned_for(weight)) {
+    copy_rows(context, weight, impl);
+  }
   return prepared;
 }
 

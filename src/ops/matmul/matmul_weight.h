@@ -3,6 +3,7 @@
 
 #include "core/buffer.h"
 #include "ops/matmul/matmul.h"
+#include "ops/matmul/matmul_cells.h"
 
 namespace spb::ops {
 
@@ -10,10 +11,14 @@ struct MatmulWeight::Impl {
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t columns = 0;
-  // The caller's rows, or our aligned copy of float rows that were not aligned to their elements.
+  // The caller's rows, or our copy of float rows that were not aligned to their elements. Null
+  // when the rows were interleaved.
   const std::byte* source = nullptr;
   int64_t row_stride = 0;
+  // Groups of cells (matmul_cells.h), or the copy above; empty when the caller's memory is used.
   Buffer owned;
+
+  int64_t groups() const { return (rows + kGroupRows - 1) / kGroupRows; }
 };
 
 }  // namespace spb::ops
