@@ -1,4 +1,3 @@
-#include <array>
 #include <limits>
 #include <utility>
 
@@ -10,16 +9,6 @@
 
 namespace spb::text {
 namespace {
-
-std::array<int32_t, 256> byte_tokens(const TokenizerParts& parts) {
-  std::array<int32_t, 256> tokens;
-  for (int byte = 0; byte < 256; ++byte) {
-    const auto found = parts.ids.find(std::string(1, static_cast<char>(byte)));
-    tokens[static_cast<size_t>(byte)] =
-        found == parts.ids.end() ? BytePairs::kNoToken : found->second;
-  }
-  return tokens;
-}
 
 // The added tokens that are looked for before normalisation, or after it.
 std::vector<AddedTokenRule> rules_of(const TokenizerParts& parts, bool normalized) {
@@ -34,14 +23,13 @@ std::vector<AddedTokenRule> rules_of(const TokenizerParts& parts, bool normalize
 
 class BpeTokenizer : public Tokenizer {
  public:
-  explicit BpeTokenizer(TokenizerParts parts)
+  BpeTokenizer(TokenizerParts parts, BytePairs byte_pairs)
       : parts_(std::move(parts)),
-        byte_pairs_(std::exchange(parts_.merges, {}), byte_tokens(parts_),
-                    parts_.settings.unknown.value_or(BytePairs::kNoToken)),
+        byte_pairs_(std::move(byte_pairs)),
         pretokenizer_(parts_.settings.pretokenizer),
         added_(rules_of(parts_, false)),
         added_normalized_(rules_of(parts_, true)),
-        special_(parts_.bytes.size()) {
+        special_(static_cast<size_t>(parts_.texts.size())) {
     for (const AddedTokenRule& rule : parts_.added) {
       special_[static_cast<size_t>(rule.token.id)] = rule.token.special;
     }
@@ -49,7 +37,7 @@ class BpeTokenizer : public Tokenizer {
 
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override;
   std::string decode(std::span<const int32_t> ids, bool keep_special) const override;
-  int64_t vocab_size() const override { return static_cast<int64_t>(parts_.bytes.size()); }
+  int64_t vocab_size() const override { return parts_.texts.size(); }
   bool is_special(int32_t id) const override { return special_[index_of(id)]; }
   std::optional<int32_t> find(std::string_view token) const override;
   std::optional<int32_t> bos() const override { return parts_.settings.bos; }
@@ -77,7 +65,7 @@ class BpeTokenizer : public Tokenizer {
   void encode_part(std::string_view text, bool parse_special, Encoding& encoding) const;
   void encode_plain(std::string_view text, Encoding& encoding) const;
 
-  TokenizerParts parts_;  // without the merges
+  TokenizerParts parts_;
   BytePairs byte_pairs_;
   PreTokenizer pretokenizer_;
   AddedTokenMatcher added_;
@@ -137,9 +125,8 @@ void BpeTokenizer::encode_plain(std::string_view text, Encoding& encoding) const
   encoding.cursor.start(text);
   for (auto piece = encoding.cursor.next(); !piece.empty(); piece = encoding.cursor.next()) {
     if (parts_.settings.ignore_merges) {
-      const auto known = parts_.ids.find(piece);
-      if (known != parts_.ids.end()) {
-        encoding.ids.push_back(known->second);
+      if (const auto known = parts_.texts.find(piece)) {
+        encoding.ids.push_back(*known);
         continue;
       }
     }
@@ -151,7 +138,7 @@ std::string BpeTokenizer::decode(std::span<const int32_t> ids, bool keep_special
   std::string out;
   for (const int32_t id : ids) {
     const size_t index = index_of(id);
-    if (keep_special || !special_[index]) out += parts_.bytes[index];
+    if (keep_special || !special_[index]) out += parts_.texts[id];
   }
   return out;
 }
@@ -162,15 +149,13 @@ std::optional<int32_t> BpeTokenizer::find(std::string_view token) const {
     const std::string normal = parts_.settings.nfc ? normalize_nfc(token) : std::string(token);
     if (const auto* rule = added_normalized_.find(normal)) return rule->token.id;
   }
-  const auto found = parts_.ids.find(token);
-  if (found == parts_.ids.end()) return std::nullopt;
-  return found->second;
+  return parts_.texts.find(token);
 }
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> make_tokenizer(TokenizerParts parts) {
-  return std::make_unique<BpeTokenizer>(std::move(parts));
+std::unique_ptr<Tokenizer> make_tokenizer(TokenizerParts parts, BytePairs byte_pairs) {
+  return std::make_unique<BpeTokenizer>(std::move(parts), std::move(byte_pairs));
 }
 
 }  // namespace spb::text

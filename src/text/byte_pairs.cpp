@@ -31,8 +31,12 @@ BytePairs::BytePairs(std::vector<Merge> merges, const std::array<int32_t, 256>& 
 void BytePairs::insert(uint32_t rank) {
   const uint64_t pair = pair_key(merges_[rank].left, merges_[rank].right);
   size_t at = mix(pair) & mask_;
-  while (slots_[at].rank != kNoRank) at = (at + 1) & mask_;
-  slots_[at] = {pair, rank};
+  while (slots_[at].rank != kNoRank && slots_[at].pair != pair) at = (at + 1) & mask_;
+  if (slots_[at].rank != kNoRank) {
+    repeated_ = rank;
+  } else {
+    slots_[at] = {pair, rank};
+  }
 }
 
 uint32_t BytePairs::rank_of(int32_t left, int32_t right) const {

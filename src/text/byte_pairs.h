@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -32,13 +33,14 @@ class BytePairs {
     std::vector<uint64_t> heap;  // rank << 32 | index of the left symbol
   };
 
-  // merges[rank]; no pair may occur twice. byte_tokens[byte] is kNoToken for a byte that has no
+  // merges[rank]. byte_tokens[byte] is kNoToken for a byte that has no
   // token: such bytes take `unknown`, or are left out when that is kNoToken.
   BytePairs(std::vector<Merge> merges, const std::array<int32_t, 256>& byte_tokens,
             int32_t unknown);
 
   const std::vector<Merge>& merges() const { return merges_; }
-  int32_t unknown() const { return unknown_; }
+  // The rank of a merge whose pair has a lower rank, too; merges must not be used then.
+  std::optional<uint32_t> repeated() const { return repeated_; }
 
   // Appends the tokens of `piece`, less than 2^32 - 1 bytes.
   void encode(std::string_view piece, Workspace& workspace, std::vector<int32_t>& out) const;
@@ -62,6 +64,7 @@ class BytePairs {
   int32_t unknown_;
   std::vector<Slot> slots_;
   size_t mask_;
+  std::optional<uint32_t> repeated_;
 };
 
 }  // namespace spb::text

@@ -1,14 +1,26 @@
 #include "text/tokenizer_builder.h"
 
-#include <algorithm>
 #include <array>
 #include <unordered_set>
+#include <utility>
 
 #include "core/error.h"
 #include "text/byte_alphabet.h"
 #include "text/utf8.h"
 
 namespace spb::text {
+namespace {
+
+std::array<int32_t, 256> byte_tokens(const TokenTexts& texts) {
+  std::array<int32_t, 256> tokens;
+  for (int byte = 0; byte < 256; ++byte) {
+    const char character = static_cast<char>(byte);
+    tokens[static_cast<size_t>(byte)] = texts.find({&character, 1}).value_or(BytePairs::kNoToken);
+  }
+  return tokens;
+}
+
+}  // namespace
 
 TokenizerSettings default_settings(PreTokenizerKind kind) {
   TokenizerSettings settings;
@@ -20,18 +32,30 @@ TokenizerSettings default_settings(PreTokenizerKind kind) {
 }
 
 int32_t TokenizerBuilder::checked_id(std::string_view token, int64_t id) const {
-  check_data(id >= 0 && id < kMaxTokens, "{}: token '{}': id: expected 0 to {}, got {}", source_,
-             printable(token), kMaxTokens - 1, id);
+  if (id < 0 || id >= kMaxTokens) [[unlikely]] {
+    fail(ErrorKind::kData, "{}: token '{}': id: expected 0 to {}, got {}", source_,
+         printable(token), kMaxTokens - 1, id);
+  }
   return static_cast<int32_t>(id);
 }
 
-void TokenizerBuilder::store(int32_t id, std::string bytes) {
-  const auto index = static_cast<size_t>(id);
+void TokenizerBuilder::reserve_ids(int64_t count) {
+  check_data(count <= kMaxTokens, "{}: vocabulary: expected at most {} tokens, got {}", source_,
+             kMaxTokens, count);
+  if (count <= parts_.texts.size()) return;
+  parts_.texts.resize(count);
+  taken_.resize(static_cast<size_t>(count));
+}
+
+void TokenizerBuilder::store(int32_t id, std::string text) {
   reserve_ids(id + int64_t{1});
-  check_data(!taken_[index], "{}: id {}: expected one token, got '{}' and '{}'", source_, id,
-             printable(parts_.bytes[index]), printable(bytes));
+  const auto index = static_cast<size_t>(id);
+  if (taken_[index]) [[unlikely]] {
+    fail(ErrorKind::kData, "{}: id {}: expected one token, got '{}' and '{}'", source_, id,
+         printable(parts_.texts[id]), printable(text));
+  }
   taken_[index] = true;
-  parts_.bytes[index] = std::move(bytes);
+  parts_.texts.set(id, std::move(text));
 }
 
 void TokenizerBuilder::add_added_token(AddedTokenRule rule, int64_t id) {
@@ -50,40 +74,32 @@ void TokenizerBuilder::add_added_token(AddedTokenRule rule, int64_t id) {
   parts_.added.push_back(std::move(rule));
 }
 
-void TokenizerBuilder::add_token(std::string_view spelling, int64_t wide_id) {
-  const int32_t id = checked_id(spelling, wide_id);
-  std::optional<std::string> bytes = unspell_bytes(spelling);
-  if (const auto added = added_by_id_.find(id); added != added_by_id_.end()) {
-    const std::string& content = parts_.added[added->second].token.content;
-    check_data(spelling == content || bytes == content,
-               "{}: id {}: expected the added token '{}', got '{}'", source_, id,
-               printable(content), printable(spelling));
-    parts_.ids.try_emplace(content, id);
-    return;
-  }
-  check_data(bytes.has_value() && !bytes->empty(),
-             "{}: token {}: expected characters of the byte alphabet, got '{}'", source_, id,
-             printable(spelling));
-  const auto [known, is_new] = parts_.ids.try_emplace(*bytes, id);
-  check_data(is_new, "{}: token '{}': expected one id, got {} and {}", source_, printable(spelling),
-             known->second, id);
-  store(id, std::move(*bytes));
+// The vocabulary may list an added token, too: then merges may lead to it.
+void TokenizerBuilder::add_alias_of_added(const AddedTokenRule& added, std::string_view spelling) {
+  const std::string& content = added.token.content;
+  check_data(spelling == content || unspell_bytes(spelling) == content,
+             "{}: id {}: expected the added token '{}', got '{}'", source_, added.token.id,
+             printable(content), printable(spelling));
+  parts_.texts.index(added.token.id);
 }
 
-void TokenizerBuilder::reserve_ids(int64_t count) {
-  check_data(count <= kMaxTokens, "{}: vocabulary: expected at most {} tokens, got {}", source_,
-             kMaxTokens, count);
-  if (count <= static_cast<int64_t>(parts_.bytes.size())) return;
-  parts_.bytes.resize(static_cast<size_t>(count));
-  taken_.resize(static_cast<size_t>(count));
+void TokenizerBuilder::add_token(std::string_view spelling, int64_t wide_id) {
+  const int32_t id = checked_id(spelling, wide_id);
+  if (const auto added = added_by_id_.find(id); added != added_by_id_.end()) {
+    return add_alias_of_added(parts_.added[added->second], spelling);
+  }
+  std::optional<std::string> bytes = unspell_bytes(spelling);
+  check_token(bytes && !bytes->empty(), spelling, "expected characters of the byte alphabet");
+  store(id, std::move(*bytes));
+  const std::optional<int32_t> known = parts_.texts.index(id);
+  check_token(!known, spelling, "expected one id, got two");
 }
 
 int32_t TokenizerBuilder::merge_part(std::string_view spelling, std::string& bytes) const {
   std::optional<std::string> known = unspell_bytes(spelling);
   bytes = known ? std::move(*known) : std::string(spelling);
   const std::optional<int32_t> id = find(bytes);
-  check_data(id.has_value(), "{}: merge {}: expected a token of the vocabulary, got '{}'", source_,
-             parts_.merges.size(), printable(spelling));
+  check_merge(id.has_value(), spelling);
   return *id;
 }
 
@@ -95,43 +111,48 @@ void TokenizerBuilder::add_merge(std::string_view left, std::string_view right) 
   merge.right = merge_part(right, right_bytes);
   bytes += right_bytes;
   const std::optional<int32_t> result = find(bytes);
-  check_data(result.has_value(), "{}: merge {}: expected a token of the vocabulary, got '{}'",
-             source_, parts_.merges.size(), printable(bytes));
+  check_merge(result.has_value(), bytes);
   merge.result = *result;
-  parts_.merges.push_back(merge);
+  merges_.push_back(merge);
 }
 
 void TokenizerBuilder::add_merge(std::string_view line) {
   const size_t space = line.find(' ');
   const bool two_parts = space != std::string_view::npos && space > 0 && space + 1 < line.size() &&
                          line.find(' ', space + 1) == std::string_view::npos;
-  check_data(two_parts, "{}: merge {}: expected two tokens and a space between, got '{}'", source_,
-             parts_.merges.size(), printable(line));
+  if (!two_parts) [[unlikely]] {
+    fail(ErrorKind::kData, "{}: merge {}: expected two tokens and a space between, got '{}'",
+         source_, merges_.size(), printable(line));
+  }
   add_merge(line.substr(0, space), line.substr(space + 1));
 }
 
+// The two checks below make texts printable only on failure: they are asked for every token.
+void TokenizerBuilder::check_token(bool condition, std::string_view token,
+                                   const char* expected) const {
+  if (condition) [[likely]]
+    return;
+  fail(ErrorKind::kData, "{}: token '{}': {}", source_, printable(token), expected);
+}
+
+void TokenizerBuilder::check_merge(bool condition, std::string_view token) const {
+  if (condition) [[likely]]
+    return;
+  fail(ErrorKind::kData, "{}: merge {}: expected a token of the vocabulary, got '{}'", source_,
+       merges_.size(), printable(token));
+}
+
 std::optional<int32_t> TokenizerBuilder::find(std::string_view content) const {
-  if (const auto found = parts_.ids.find(content); found != parts_.ids.end()) return found->second;
+  if (const auto id = parts_.texts.find(content)) return id;
   if (const auto found = added_ids_.find(content); found != added_ids_.end()) return found->second;
   return std::nullopt;
 }
 
 int32_t TokenizerBuilder::checked_reference(std::string_view what, int64_t id) const {
-  check_data(id >= 0 && id < static_cast<int64_t>(parts_.bytes.size()),
+  check_data(id >= 0 && id < parts_.texts.size(),
              "{}: {}: expected an id of the vocabulary of {}, got {}", source_, what,
-             parts_.bytes.size(), id);
+             parts_.texts.size(), id);
   return static_cast<int32_t>(id);
-}
-
-void TokenizerBuilder::check_merges() const {
-  std::unordered_set<uint64_t> pairs;
-  pairs.reserve(parts_.merges.size());
-  for (size_t rank = 0; rank < parts_.merges.size(); ++rank) {
-    const Merge& merge = parts_.merges[rank];
-    const auto pair = static_cast<uint64_t>(merge.left) << 32 | static_cast<uint64_t>(merge.right);
-    check_data(pairs.insert(pair).second, "{}: merge {}: expected a new pair, got one seen before",
-               source_, rank);
-  }
 }
 
 // Adds eos and the usual end-of-turn and end-of-text tokens, each once.
@@ -150,10 +171,13 @@ void TokenizerBuilder::collect_end_tokens() {
 }
 
 std::unique_ptr<Tokenizer> TokenizerBuilder::build() {
-  check_data(!parts_.ids.empty(), "{}: vocabulary: expected tokens, got none", source_);
-  check_merges();
+  check_data(parts_.texts.has_indexed(), "{}: vocabulary: expected tokens, got none", source_);
   collect_end_tokens();
-  return make_tokenizer(std::move(parts_));
+  BytePairs byte_pairs(std::move(merges_), byte_tokens(parts_.texts),
+                       parts_.settings.unknown.value_or(BytePairs::kNoToken));
+  check_data(!byte_pairs.repeated(), "{}: merge {}: expected a new pair, got one seen before",
+             source_, byte_pairs.repeated().value_or(0));
+  return make_tokenizer(std::move(parts_), std::move(byte_pairs));
 }
 
 }  // namespace spb::text

@@ -17,6 +17,7 @@
 #include "text/added_tokens.h"
 #include "text/byte_pairs.h"
 #include "text/pretokenizer.h"
+#include "text/token_texts.h"
 #include "text/tokenizer.h"
 
 namespace spb::text {
@@ -35,23 +36,14 @@ struct TokenizerSettings {
 // What the name of a pre-tokenizer implies where a file says nothing else (GGUF).
 TokenizerSettings default_settings(PreTokenizerKind kind);
 
-// A map from text to id that is searched without making a string.
-struct TextHash {
-  using is_transparent = void;
-  size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
-};
-using TextIds = std::unordered_map<std::string, int32_t, TextHash, std::equal_to<>>;
-
-// Everything about a tokenizer, checked.
+// Everything about a tokenizer but its merges, checked.
 struct TokenizerParts {
   TokenizerSettings settings;
-  std::vector<std::string> bytes;     // of every id; empty: no such token
+  TokenTexts texts;                   // ordinary tokens are indexed
   std::vector<AddedTokenRule> added;  // contents differ, ids are in range
-  std::vector<Merge> merges;          // by rank, no pair twice
-  TextIds ids;                        // of ordinary tokens, by their bytes
 };
 
-std::unique_ptr<Tokenizer> make_tokenizer(TokenizerParts parts);
+std::unique_ptr<Tokenizer> make_tokenizer(TokenizerParts parts, BytePairs byte_pairs);
 
 class TokenizerBuilder {
  public:
@@ -85,16 +77,24 @@ class TokenizerBuilder {
   std::unique_ptr<Tokenizer> build();
 
  private:
+  struct TextHash {
+    using is_transparent = void;
+    size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
+  };
+
   int32_t checked_id(std::string_view token, int64_t id) const;
-  void store(int32_t id, std::string bytes);
+  void store(int32_t id, std::string text);
+  void add_alias_of_added(const AddedTokenRule& added, std::string_view spelling);
   int32_t merge_part(std::string_view spelling, std::string& bytes) const;
-  void check_merges() const;
+  void check_token(bool condition, std::string_view token, const char* expected) const;
+  void check_merge(bool condition, std::string_view token) const;
   void collect_end_tokens();
 
   std::string source_;
   TokenizerParts parts_;
+  std::vector<Merge> merges_;
   std::vector<bool> taken_;
-  TextIds added_ids_;
+  std::unordered_map<std::string, int32_t, TextHash, std::equal_to<>> added_ids_;
   std::unordered_map<int32_t, size_t> added_by_id_;  // index in parts_.added
 };
 

@@ -113,8 +113,8 @@ void set_id(io::GgufMetadata& metadata, const char* key, std::optional<int32_t> 
 void write_tokens(const TokenizerParts& parts, io::GgufMetadata& metadata) {
   std::vector<std::string> tokens;
   std::vector<int64_t> types;
-  tokens.reserve(parts.bytes.size());
-  for (const std::string& bytes : parts.bytes) {
+  tokens.reserve(static_cast<size_t>(parts.texts.size()));
+  for (const std::string& bytes : parts.texts) {
     const bool unused = bytes.empty();
     tokens.push_back(unused ? fmt::format("[PAD{}]", tokens.size()) : spell_bytes(bytes));
     types.push_back(unused ? kUnused : kOrdinary);
@@ -164,8 +164,8 @@ void write_tokenizer_metadata(const TokenizerParts& parts, const std::vector<Mer
   std::vector<std::string> lines;
   lines.reserve(merges.size());
   for (const Merge& merge : merges) {
-    lines.push_back(spell_bytes(parts.bytes[static_cast<size_t>(merge.left)]) + ' ' +
-                    spell_bytes(parts.bytes[static_cast<size_t>(merge.right)]));
+    lines.push_back(spell_bytes(parts.texts[merge.left]) + ' ' +
+                    spell_bytes(parts.texts[merge.right]));
   }
   metadata.set("tokenizer.ggml.merges", io::GgufArray(std::move(lines)));
   set_id(metadata, "tokenizer.ggml.bos_token_id", settings.bos);

@@ -23,7 +23,6 @@
 
 namespace spb::text {
 
-// `merges` instead of those of `parts`.
 void write_tokenizer_metadata(const TokenizerParts& parts, const std::vector<Merge>& merges,
                               io::GgufMetadata& metadata);
 
