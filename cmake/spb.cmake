@@ -175,6 +175,10 @@ function(spb_install)
   set_target_properties(spikingbrain PROPERTIES
     LINKER_LANGUAGE CXX VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
   target_link_libraries(spikingbrain PRIVATE ${external})
+  if(BUILD_SHARED_LIBS AND UNIX AND NOT APPLE)
+    target_link_options(spikingbrain PRIVATE
+      LINKER:--version-script=${PROJECT_SOURCE_DIR}/cmake/spikingbrain.map)
+  endif()
   target_compile_features(spikingbrain INTERFACE cxx_std_20)
   target_include_directories(spikingbrain INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   install(TARGETS spikingbrain EXPORT spikingbrain-targets)
