@@ -1,9 +1,9 @@
 #include "ops/sampling/sampling.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "core/error.h"
 
@@ -12,54 +12,12 @@ namespace {
 
 constexpr float kLargest = std::numeric_limits<float>::max();
 
-// Candidates with a smaller weight than e^-60 of the best are left out: a sum in double over a
-// million of them does not change in its last bit.
-constexpr double kNegligible = 60.0;
-
-// The highest logit. Data error on NaN, on +inf, and if all are -inf.
-float highest_logit(std::span<const float> logits) {
-  constexpr size_t kStrip = 16;  // independent maxima, so that the processor overlaps them
-  std::array<float, kStrip> best;
-  best.fill(-HUGE_VALF);
-  bool invalid = false;
-  size_t i = 0;
-  for (; i + kStrip <= logits.size(); i += kStrip) {
-    for (size_t j = 0; j < kStrip; ++j) {
-      const float x = logits[i + j];
-      invalid |= !(x <= kLargest);
-      best[j] = x > best[j] ? x : best[j];
-    }
-  }
-  for (; i < logits.size(); ++i) {
-    invalid |= !(logits[i] <= kLargest);
-    best[0] = std::max(best[0], logits[i]);
-  }
-  if (invalid) {
-    const auto wrong =
-        std::find_if(logits.begin(), logits.end(), [](float x) { return !(x <= kLargest); });
-    fail(ErrorKind::kData, "sampling: logits[{}]: expected a finite number or -inf, got {}",
-         wrong - logits.begin(), *wrong);
-  }
-  const float highest = *std::max_element(best.begin(), best.end());
-  check_data(highest > -HUGE_VALF, "sampling: logits: expected a finite one, got only -inf");
-  return highest;
-}
-
 // What biases and penalties make of a finite logit stays finite.
 float clamp_finite(double logit) {
   return static_cast<float>(std::clamp<double>(logit, -kLargest, kLargest));
 }
 
 }  // namespace
-
-double log_sum_exp(std::span<const float> logits) {
-  if (logits.empty()) return -HUGE_VAL;
-  const double highest = *std::max_element(logits.begin(), logits.end());
-  if (std::isinf(highest)) return highest;
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - highest);
-  return highest + std::log(sum);
-}
 
 Sampler::Sampler(SamplingSettings settings, int64_t vocab_size)
     : settings_(std::move(settings)), vocab_size_(vocab_size), rng_(settings_.seed) {
@@ -107,63 +65,57 @@ void Sampler::apply_penalties(std::vector<float>& logits) const {
   }
 }
 
-void Sampler::collect_candidates(std::span<const float> logits, double lowest) {
-  candidates_.resize(logits.size());
-  size_t count = 0;
-  for (size_t i = 0; i < logits.size(); ++i) {  // branch-free: the condition is unpredictable
-    candidates_[count] = {static_cast<int32_t>(i), logits[i], 0.0};
-    count += logits[i] >= lowest ? 1 : 0;
-  }
-  candidates_.resize(count);
+// The lowest logit that can pass the filters, or less: all below may be left out unseen.
+double Sampler::lowest_candidate(double sum_of_weights) const {
+  if (settings_.top_k > 0) return logits_.reached_by(settings_.top_k);
+  // The tokens whose weight is below the share of one token in what top-p leaves out have, all
+  // together, less than that; min-p compares with the weight 1 of the best.
+  const double tail = (1.0 - settings_.top_p) * sum_of_weights / static_cast<double>(vocab_size_);
+  const double weight = std::max<double>(tail, settings_.top_p < 1 ? 0.0 : settings_.min_p);
+  constexpr double kRounding = 1e-9;
+  return logits_.highest() + settings_.temperature * (std::log(weight) - kRounding);
 }
 
-int32_t Sampler::choose(std::span<const float> logits, float highest) {
-  if (settings_.temperature == 0) {
-    return static_cast<int32_t>(std::find(logits.begin(), logits.end(), highest) - logits.begin());
-  }
+int32_t Sampler::choose() {
+  if (settings_.temperature == 0) return logits_.highest_id();
   const double temperature = settings_.temperature;
-  collect_candidates(logits, highest - kNegligible * temperature);
-  if (settings_.top_k > 0) keep_best_count(candidates_, settings_.top_k);
-  for (SamplingCandidate& c : candidates_) {
-    c.weight = std::exp((static_cast<double>(c.logit) - highest) / temperature);
-  }
-  if (settings_.top_p < 1) keep_best_share(candidates_, settings_.top_p);
-  if (settings_.min_p > 0) {  // the best has weight 1
-    std::erase_if(candidates_,
-                  [&](const SamplingCandidate& c) { return c.weight < settings_.min_p; });
-  }
-  return draw(candidates_, rng_);
+  const bool whole = settings_.top_k == 0;  // top-p sees the whole vocabulary
+  double sum = whole && settings_.top_p < 1 ? logits_.sum_of_weights(temperature) : 0.0;
+  candidates_.collect(logits_, lowest_candidate(sum));
+  if (!whole) candidates_.keep_best(settings_.top_k);
+  const double sum_of_candidates = candidates_.weigh(logits_.highest(), temperature);
+  if (!whole) sum = sum_of_candidates;
+  if (settings_.top_p < 1) candidates_.keep_weight(settings_.top_p * sum);
+  if (settings_.min_p > 0) candidates_.drop_below(settings_.min_p);
+  return candidates_.draw(rng_);
 }
 
 void Sampler::report_log_probabilities(std::span<const float> logits, SampledToken& token) {
+  logits_.assign(logits);
   const double total = log_sum_exp(logits);
-  const auto log_probability = [&](float logit) {
-    return static_cast<float>(static_cast<double>(logit) - total);
+  const auto log_probability = [&](int32_t id) {
+    return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(id)]) - total);
   };
-  token.log_probability = log_probability(logits[static_cast<size_t>(token.id)]);
-  collect_candidates(logits, -kLargest);
-  keep_best_count(candidates_, settings_.top_log_probabilities);
-  std::stable_sort(
-      candidates_.begin(), candidates_.end(),
-      [](const SamplingCandidate& a, const SamplingCandidate& b) { return a.logit > b.logit; });
-  for (const SamplingCandidate& c : candidates_) {
-    token.top.push_back({c.id, log_probability(c.logit)});
+  token.log_probability = log_probability(token.id);
+  candidates_.collect(logits_, logits_.reached_by(settings_.top_log_probabilities));
+  candidates_.keep_best(settings_.top_log_probabilities);
+  for (const int32_t id : candidates_.ids_best_first()) {
+    token.top.push_back({id, log_probability(id)});
   }
 }
 
 SampledToken Sampler::sample(std::span<const float> logits) {
   check(static_cast<int64_t>(logits.size()) == vocab_size_,
         "sampling: logits: expected {} (the vocabulary), got {}", vocab_size_, logits.size());
-  const float highest = highest_logit(logits);  // checks them, also when they are adjusted below
-  SampledToken token;
-  if (settings_.logit_bias.empty() && counts_.empty()) {
-    token.id = choose(logits, highest);
-  } else {
+  logits_.assign(logits);
+  if (!settings_.logit_bias.empty() || !counts_.empty()) {
     adjusted_.assign(logits.begin(), logits.end());
     apply_bias(adjusted_);
     apply_penalties(adjusted_);
-    token.id = choose(adjusted_, highest_logit(adjusted_));
+    logits_.assign(adjusted_);
   }
+  SampledToken token;
+  token.id = choose();
   if (settings_.top_log_probabilities > 0) report_log_probabilities(logits, token);
   return token;
 }

@@ -71,8 +71,8 @@ class Sampler {
   bool penalizes() const;
   void apply_bias(std::vector<float>& logits) const;
   void apply_penalties(std::vector<float>& logits) const;
-  void collect_candidates(std::span<const float> logits, double lowest);
-  int32_t choose(std::span<const float> logits, float highest);
+  double lowest_candidate(double sum_of_weights) const;
+  int32_t choose();
   void report_log_probabilities(std::span<const float> logits, SampledToken& token);
 
   SamplingSettings settings_;
@@ -81,11 +81,12 @@ class Sampler {
   std::vector<int32_t> history_;  // the last penalty_window tokens, a ring; unused without a window
   size_t history_next_ = 0;       // the oldest entry of a full ring
   std::unordered_map<int32_t, int32_t> counts_;  // of the tokens that penalties see
-  std::vector<float> adjusted_;                  // scratch kept between tokens
-  std::vector<SamplingCandidate> candidates_;    // scratch kept between tokens
+  std::vector<float> adjusted_;                  // the logits after bias and penalties
+  CheckedLogits logits_;                         // of the current call; kept for its memory
+  Candidates candidates_;
 };
 
-// log(sum(exp(logits))) in double; -inf when every logit is -inf.
+// log(sum(exp(logits))) in double; -inf when every logit is -inf, NaN when one is.
 double log_sum_exp(std::span<const float> logits);
 
 }  // namespace spb::ops

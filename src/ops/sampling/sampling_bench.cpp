@@ -1,5 +1,7 @@
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+
 #include "ops/sampling/sampling.h"
 
 namespace spb::ops {
@@ -13,6 +15,12 @@ void sample(benchmark::State& state, const SamplingSettings& settings, float spr
   std::vector<float> logits(kVocab);
   for (float& x : logits) x = spread * rng.normal();
   Sampler sampler(settings, kVocab);
+  SamplingSettings best_only = settings;
+  best_only.top_k = 1;
+  const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+  if (Sampler(best_only, kVocab).sample(logits).id != best) {
+    return state.SkipWithError("top-k 1 is not the highest logit");
+  }
   for (int i = 0; i < 1000; ++i) sampler.accept(static_cast<int32_t>(rng.below(kVocab)));
   for (auto _ : state) benchmark::DoNotOptimize(sampler.sample(logits).id);
   state.SetItemsProcessed(state.iterations());

@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
+#include <map>
 
 #include "core/error.h"
+#include "core/test_tensors.h"
 
 namespace spb::ops {
 namespace {
@@ -20,6 +21,12 @@ std::vector<float> random_logits(Rng& rng, int64_t count, float scale) {
   return logits;
 }
 
+struct PlainCandidate {
+  int32_t id;
+  float logit;
+  double weight;
+};
+
 // The contract word by word: full sorts, fresh containers, penalties from the whole history.
 class PlainSampler {
  public:
@@ -30,7 +37,7 @@ class PlainSampler {
 
   int32_t sample(std::vector<float> logits) {
     adjust(logits);
-    std::vector<SamplingCandidate> sorted;
+    std::vector<PlainCandidate> sorted;
     for (int32_t id = 0; id < vocab_; ++id) {
       if (logits[static_cast<size_t>(id)] > -kInf) {
         sorted.push_back({id, logits[static_cast<size_t>(id)], 0.0});
@@ -43,7 +50,7 @@ class PlainSampler {
     std::sort(sorted.begin(), sorted.end(),
               [](const auto& a, const auto& b) { return a.id < b.id; });
     double left = rng_.uniform() * total(sorted);
-    for (const SamplingCandidate& c : sorted) {
+    for (const PlainCandidate& c : sorted) {
       left -= c.weight;
       if (left < 0) return c.id;
     }
@@ -51,9 +58,9 @@ class PlainSampler {
   }
 
  private:
-  static double total(const std::vector<SamplingCandidate>& candidates) {
+  static double total(const std::vector<PlainCandidate>& candidates) {
     double sum = 0;
-    for (const SamplingCandidate& c : candidates) sum += c.weight;
+    for (const PlainCandidate& c : candidates) sum += c.weight;
     return sum;
   }
 
@@ -74,11 +81,11 @@ class PlainSampler {
     }
   }
 
-  void filter(std::vector<SamplingCandidate>& sorted) const {
+  void filter(std::vector<PlainCandidate>& sorted) const {
     if (s_.top_k > 0 && sorted.size() > static_cast<size_t>(s_.top_k)) {
       sorted.resize(static_cast<size_t>(s_.top_k));
     }
-    for (SamplingCandidate& c : sorted) {
+    for (PlainCandidate& c : sorted) {
       c.weight = std::exp((double{c.logit} - sorted.front().logit) / double{s_.temperature});
     }
     if (s_.top_p < 1) {
@@ -178,40 +185,83 @@ TEST(Sampling, SameSeedSameTextOtherSeedOtherText) {
   EXPECT_NE(text(5), text(6));
 }
 
+std::vector<int32_t> first_ids(const std::vector<PlainCandidate>& candidates, size_t count) {
+  std::vector<int32_t> ids;
+  for (size_t i = 0; i < count; ++i) ids.push_back(candidates[i].id);
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+std::vector<int32_t> ids_of(const Candidates& candidates) {
+  return {candidates.ids().begin(), candidates.ids().end()};
+}
+
+class SamplingFilters : public ::testing::TestWithParam<Isa> {
+ protected:
+  test::IsaScope level_{GetParam()};
+};
+
+INSTANTIATE_TEST_SUITE_P(Levels, SamplingFilters, ::testing::ValuesIn(test::isa_levels()));
+
 // The selection by bins against a full sort, on sizes where bins matter and with many equal logits.
-TEST(SamplingFilters, KeepWhatAFullSortKeeps) {
+TEST_P(SamplingFilters, KeepWhatAFullSortKeeps) {
   Rng rng(4);
-  for (int trial = 0; trial < 200; ++trial) {
-    std::vector<SamplingCandidate> all;
+  for (int trial = 0; trial < 100; ++trial) {
     const int64_t count = 1 + rng.below(4000);
     const float step = trial % 2 == 0 ? 0.25f : 1e-4f;
+    std::vector<float> logits(static_cast<size_t>(count));
+    for (float& x : logits) x = std::round(rng.normal() / step) * step;
+    if (trial % 10 == 0) logits[0] = -std::numeric_limits<float>::max();  // squeezes the bins
+    const float highest = *std::max_element(logits.begin(), logits.end());
+    std::vector<PlainCandidate> sorted;
+    double total = 0;
     for (int32_t id = 0; id < count; ++id) {
-      const float logit = std::round(rng.normal() / step) * step;
-      all.push_back({id, logit, std::exp(double{logit})});
+      const float logit = logits[static_cast<size_t>(id)];
+      sorted.push_back({id, logit, std::exp(double{logit} - highest)});
+      total += sorted.back().weight;
     }
-    if (trial % 10 == 0) all[0].logit = -std::numeric_limits<float>::max();  // squeezes the bins
-    std::vector<SamplingCandidate> sorted = all;
     std::stable_sort(sorted.begin(), sorted.end(),
                      [](const auto& a, const auto& b) { return a.logit > b.logit; });
-    const auto ids = [](const std::vector<SamplingCandidate>& candidates, size_t n) {
-      std::set<int32_t> set;
-      for (size_t i = 0; i < n; ++i) set.insert(candidates[i].id);
-      return set;
-    };
+    CheckedLogits checked;
+    checked.assign(logits);
+    EXPECT_EQ(checked.highest_id(), sorted.front().id);
+    EXPECT_NEAR(checked.sum_of_weights(1.0), total, 1e-12 * total);
+
+    Candidates best;
     const int64_t k = 1 + rng.below(count);
-    std::vector<SamplingCandidate> best = all;
-    keep_best_count(best, k);
-    EXPECT_EQ(ids(best, best.size()), ids(sorted, static_cast<size_t>(k)));
-    EXPECT_TRUE(std::is_sorted(best.begin(), best.end(),
-                               [](const auto& a, const auto& b) { return a.id < b.id; }));
-    const double share = rng.uniform();
-    double total = 0, reached = 0;
-    for (const auto& c : sorted) total += c.weight;
+    best.collect(checked, checked.reached_by(k));
+    EXPECT_GE(static_cast<int64_t>(best.ids().size()), k);
+    best.keep_best(k);
+    EXPECT_EQ(ids_of(best), first_ids(sorted, static_cast<size_t>(k)));
+
+    best.collect(checked, -HUGE_VAL);
+    best.weigh(highest, 1.0);
+    const double target = rng.uniform() * total;
+    double reached = 0;
     size_t kept = 0;
-    while (kept < sorted.size() && reached < share * total) reached += sorted[kept++].weight;
-    best = all;
-    keep_best_share(best, share);
-    EXPECT_EQ(ids(best, best.size()), ids(sorted, std::max<size_t>(kept, 1)));
+    while (kept == 0 || reached < target) reached += sorted[kept++].weight;
+    best.keep_weight(target);
+    EXPECT_EQ(ids_of(best), first_ids(sorted, kept));
+  }
+}
+
+TEST_P(SamplingFilters, WeightsAreExponentialsInDouble) {
+  std::vector<float> logits;
+  for (float x = 0; x > -800; x -= 0.37f) logits.push_back(x);
+  logits.push_back(-kInf);
+  CheckedLogits checked;
+  for (const double temperature : {1.0, 0.3, 7.0}) {
+    checked.assign(logits);
+    Candidates all;
+    all.collect(checked, -HUGE_VAL);
+    all.weigh(0.0, temperature);
+    ASSERT_EQ(all.ids().size(), logits.size() - 1);
+    for (size_t i = 0; i < all.ids().size(); ++i) {
+      const double expected = std::exp(double{logits[i]} / temperature);
+      // The rounding of the exponent counts |exponent| times.
+      const double error = 2e-15 + 3e-16 * std::fabs(logits[i] / temperature);
+      EXPECT_NEAR(all.weights()[i], expected, error * expected + 1e-307) << logits[i];
+    }
   }
 }
 
@@ -243,6 +293,8 @@ TEST(Sampling, LogSumExp) {
   EXPECT_DOUBLE_EQ(log_sum_exp(std::vector<float>{-1000.0f, -kInf}), -1000.0);
   EXPECT_EQ(log_sum_exp(std::vector<float>{-kInf, -kInf}), -HUGE_VAL);
   EXPECT_EQ(log_sum_exp({}), -HUGE_VAL);
+  EXPECT_EQ(log_sum_exp(std::vector<float>{0.0f, kInf}), HUGE_VAL);
+  EXPECT_TRUE(std::isnan(log_sum_exp(std::vector<float>{0.0f, kNaN, kInf})));
 }
 
 template <typename Body>
