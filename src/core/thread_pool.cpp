@@ -1,8 +1,11 @@
 #include "core/thread_pool.h"
 
 #include <algorithm>
+#include <chrono>
+#include <system_error>
 #include <utility>
 
+#include "core/error.h"
 #include "core/options.h"
 
 #if defined(__linux__)
@@ -13,14 +16,33 @@
 namespace spb {
 namespace {
 
-// About 50 microseconds: longer than the serial gaps between the operators of one token, shorter
-// than anyone notices on a battery.
-constexpr int kSpins = 20000;
+// Longer than the serial gaps between the operators of one token, shorter than anyone notices on a
+// battery. Measured by the clock: a pause takes 10 to 200 cycles, depending on the processor.
+constexpr int64_t kSpinNanoseconds = 100'000;
+constexpr int kSpinsPerClockRead = 64;
 
 void pause_cpu() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
 #endif
+}
+
+// Spins until ready() holds; false if it does not within `nanoseconds`.
+template <typename Ready>
+bool spin_until(int64_t nanoseconds, Ready ready) {
+  using Clock = std::chrono::steady_clock;
+  if (ready()) return true;
+  if (nanoseconds <= 0) return false;
+  const auto deadline = Clock::now() + std::chrono::nanoseconds(nanoseconds);
+  do {
+    for (int i = 0; i < kSpinsPerClockRead; ++i) {
+      if (ready()) return true;
+      pause_cpu();
+    }
+  } while (Clock::now() < deadline);
+  return false;
 }
 
 #if defined(__linux__)
@@ -60,17 +82,28 @@ int default_threads() {
 
 ThreadPool::ThreadPool(int threads) : threads_(threads > 0 ? threads : default_threads()) {
   const std::vector<int> processors = available_processors();
-  const bool pin = integer_option("SPB_PIN", 0, 1).value_or(1) == 1 &&
-                   threads_ <= static_cast<int>(processors.size());
-  for (int thread = 1; thread < threads_; ++thread) {
-    workers_.emplace_back([this, thread, pin, processors] {
-      if (pin) pin_to(processors[static_cast<size_t>(thread)]);
-      worker(thread);
-    });
+  const auto available = static_cast<int>(processors.size());
+  spin_ns_ = available > 0 && threads_ > available ? 0 : kSpinNanoseconds;
+  // A smaller team is left to the scheduler: pinned, two processes would meet on one processor.
+  const bool pin = threads_ == available && integer_option("SPB_PIN", 0, 1).value_or(1) == 1;
+  try {
+    for (int thread = 1; thread < threads_; ++thread) {
+      const int processor = pin ? processors[static_cast<size_t>(thread)] : -1;
+      workers_.emplace_back([this, thread, processor] {
+        if (processor >= 0) pin_to(processor);
+        worker(thread);
+      });
+    }
+  } catch (const std::system_error& error) {
+    const size_t started = workers_.size() + 1;
+    stop();
+    fail(ErrorKind::kSystem, "starting thread {} of {}: {}", started + 1, threads_, error.what());
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stop_ = true;
   {
     std::lock_guard lock(mutex_);
@@ -90,30 +123,31 @@ void ThreadPool::call(int thread) {
 }
 
 void ThreadPool::run_erased(Task task, void* context) {
+  if (threads_ == 1) return task(context, 0);
+  running_.store(threads_ - 1, std::memory_order_relaxed);
   task_ = task;
   context_ = context;
-  running_.store(threads_ - 1);
-  generation_.fetch_add(1);  // publishes task_ and context_
+  // Publishes the three above. Sequentially consistent, as are the sleepers' counting themselves
+  // and their last look at generation_: either we see the sleeper or it sees the generation.
+  generation_.fetch_add(1);
   if (sleepers_.load() > 0) {
-    { std::lock_guard lock(mutex_); }  // a worker about to sleep has now either seen or will wait
+    { std::lock_guard lock(mutex_); }  // waits for a worker between its last look and its sleep
     wake_.notify_all();
   }
   call(0);
-  for (int spins = 0; running_.load(std::memory_order_acquire) > 0; ++spins) {
-    if (spins < kSpins) {
-      pause_cpu();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  wait_for_workers();
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
+void ThreadPool::wait_for_workers() {
+  const auto done = [&] { return running_.load(std::memory_order_acquire) == 0; };
+  if (spin_until(spin_ns_, done)) return;
+  while (!done()) std::this_thread::yield();
+}
+
 void ThreadPool::wait_for_generation(uint64_t seen) {
-  for (int spins = 0; spins < kSpins; ++spins) {
-    if (generation_.load(std::memory_order_acquire) != seen) return;
-    pause_cpu();
-  }
+  const auto changed = [&] { return generation_.load(std::memory_order_acquire) != seen; };
+  if (spin_until(spin_ns_, changed)) return;
   std::unique_lock lock(mutex_);
   sleepers_.fetch_add(1);
   wake_.wait(lock, [&] { return generation_.load() != seen; });
@@ -121,11 +155,11 @@ void ThreadPool::wait_for_generation(uint64_t seen) {
 }
 
 void ThreadPool::worker(int thread) {
-  uint64_t seen = 0;
-  while (true) {
+  // Every worker takes part in every task, and the next is handed out after all have finished: no
+  // generation is ever missed.
+  for (uint64_t seen = 0;; ++seen) {
     wait_for_generation(seen);
-    if (stop_.load()) return;
-    ++seen;
+    if (stop_) return;
     call(thread);
     running_.fetch_sub(1, std::memory_order_release);
   }
