@@ -1,7 +1,10 @@
 #include <limits>
+#include <optional>
+#include <span>
 #include <utility>
 
 #include "core/error.h"
+#include "text/piece_cache.h"
 #include "text/tokenizer_builder.h"
 #include "text/tokenizer_gguf.h"
 #include "text/unicode.h"
@@ -51,8 +54,13 @@ class BpeTokenizer : public Tokenizer {
  private:
   // What encoding one text needs; a local of encode(), so that threads share nothing.
   struct Encoding {
-    explicit Encoding(const PreTokenizer& pretokenizer) : cursor(pretokenizer) {}
+    Encoding(const PreTokenizer& pretokenizer, size_t bytes) : cursor(pretokenizer) {
+      constexpr size_t kWorthACache = 4096;
+      if (bytes >= kWorthACache) cache.emplace();
+      ids.reserve(bytes / 3 + 1);
+    }
     PreTokenizer::Cursor cursor;
+    std::optional<PieceCache> cache;
     BytePairs::Workspace workspace;
     std::vector<int32_t> ids;
   };
@@ -64,6 +72,7 @@ class BpeTokenizer : public Tokenizer {
   }
   void encode_part(std::string_view text, bool parse_special, Encoding& encoding) const;
   void encode_plain(std::string_view text, Encoding& encoding) const;
+  void encode_piece(std::string_view piece, Encoding& encoding) const;
 
   TokenizerParts parts_;
   BytePairs byte_pairs_;
@@ -82,8 +91,7 @@ std::vector<int32_t> BpeTokenizer::encode(std::string_view text,
     repaired = to_utf8(text);
     text = repaired;
   }
-  Encoding encoding(pretokenizer_);
-  encoding.ids.reserve(text.size() / 3 + 1);
+  Encoding encoding(pretokenizer_, text.size());
   if (options.add_bos && parts_.settings.bos) encoding.ids.push_back(*parts_.settings.bos);
   if (!options.parse_special || added_.empty()) {
     encode_part(text, options.parse_special, encoding);
@@ -124,14 +132,30 @@ void BpeTokenizer::encode_part(std::string_view text, bool parse_special,
 void BpeTokenizer::encode_plain(std::string_view text, Encoding& encoding) const {
   encoding.cursor.start(text);
   for (auto piece = encoding.cursor.next(); !piece.empty(); piece = encoding.cursor.next()) {
-    if (parts_.settings.ignore_merges) {
-      if (const auto known = parts_.texts.find(piece)) {
-        encoding.ids.push_back(*known);
-        continue;
-      }
+    if (!encoding.cache || piece.size() > PieceCache::kLongestPiece) {
+      encode_piece(piece, encoding);
+      continue;
     }
-    byte_pairs_.encode(piece, encoding.workspace, encoding.ids);
+    auto& ids = encoding.ids;
+    PieceCache::Entry& known = encoding.cache->find(piece);
+    if (known.count > 0) {
+      ids.insert(ids.end(), known.tokens().begin(), known.tokens().end());
+      continue;
+    }
+    const size_t before = ids.size();
+    encode_piece(piece, encoding);
+    PieceCache::store(known, std::span(ids).subspan(before));
   }
+}
+
+void BpeTokenizer::encode_piece(std::string_view piece, Encoding& encoding) const {
+  if (parts_.settings.ignore_merges) {
+    if (const auto known = parts_.texts.find(piece)) {
+      encoding.ids.push_back(*known);
+      return;
+    }
+  }
+  byte_pairs_.encode(piece, encoding.workspace, encoding.ids);
 }
 
 std::string BpeTokenizer::decode(std::span<const int32_t> ids, bool keep_special) const {

@@ -174,7 +174,7 @@ std::unique_ptr<Tokenizer> load_vocabulary_and_merges(const std::string& folder,
   TokenizerBuilder builder(vocabulary.path());
   builder.settings() = settings_of_class(config);
   read_added_tokens(config, folder, builder);
-  read_vocabulary(parse_vocabulary_json(vocabulary.text(), vocabulary.path()), builder);
+  read_vocabulary(vocabulary.parse(), builder);
   read_merges(merges, builder);
   read_special_tokens(config, builder);
   return builder.build();

@@ -178,12 +178,6 @@ void read_post_processor(const Json& section, TokenizerBuilder& builder) {
 
 }  // namespace
 
-io::Json parse_vocabulary_json(std::string_view text, const std::string& source) {
-  io::JsonLimits limits;
-  limits.duplicates = io::DuplicateKeys::kRefuse;  // a token has one id
-  return io::parse_json(text, source, limits);
-}
-
 AddedTokenRule read_added_token(const Json& entry, const std::string& source) {
   const JsonFields fields(entry, source);
   const std::optional<std::string> content = fields.text("content");
@@ -206,7 +200,7 @@ void read_vocabulary(const Json& vocabulary, TokenizerBuilder& builder) {
 }
 
 void read_tokenizer_json(std::string_view text, TokenizerBuilder& builder) {
-  const Json root = parse_vocabulary_json(text, builder.source());
+  const Json root = io::parse_json(text, builder.source());
   const JsonFields fields(root, builder.source());
   if (const Json* normalizer = fields.object("normalizer")) read_normalizer(*normalizer, builder);
   const Json* pretokenizer = fields.object("pre_tokenizer");

@@ -20,9 +20,6 @@ void read_tokenizer_json(std::string_view json, TokenizerBuilder& builder);
 // One entry of added_tokens, or of added_tokens_decoder in tokenizer_config.json.
 AddedTokenRule read_added_token(const io::Json& entry, const std::string& source);
 
-// Refuses an object with the same key twice.
-io::Json parse_vocabulary_json(std::string_view text, const std::string& source);
-
 // The vocabulary object of tokenizer.json, or all of vocab.json.
 void read_vocabulary(const io::Json& vocabulary, TokenizerBuilder& builder);
 
