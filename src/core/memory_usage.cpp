@@ -10,8 +10,7 @@ namespace {
 void read_field(const char* line, const char* key, int64_t& bytes) {
   const size_t length = std::strlen(key);
   long long kilobytes = 0;
-  if (std::strncmp(line, key, length) == 0 &&
-      std::sscanf(line + length, "%lld", &kilobytes) == 1) {
+  if (std::strncmp(line, key, length) == 0 && std::sscanf(line + length, "%lld", &kilobytes) == 1) {
     bytes = kilobytes * 1024;
   }
 }
