@@ -1,9 +1,8 @@
 // matmul: checks its arguments and chooses the path.
 #include "ops/matmul/matmul.h"
 
-#include <vector>
-
 #include "core/error.h"
+#include "core/isa.h"
 #include "ops/matmul/matmul_path.h"
 
 namespace spb::ops {
@@ -27,6 +26,25 @@ void check_target(const MatmulArgs& args, size_t index) {
         name(target.bias.dtype()), target.bias.shape().to_string());
 }
 
+enum class Path { kTiles, kCells, kFloatDots };
+
+// From so many rows of x on, expanding the weights for tile products is worth its while.
+constexpr int64_t kTileTokens = 16;
+
+Path path_of(const MatmulTarget& target, int64_t tokens) {
+  const DType dtype = target.weight->dtype();
+  if (isa() == Isa::kAmx && tokens >= kTileTokens && dtype != DType::kF32) return Path::kTiles;
+  return is_cell_dtype(dtype) ? Path::kCells : Path::kFloatDots;
+}
+
+void run_path(Path path, Context& context, const PathArgs& args) {
+  switch (path) {
+    case Path::kTiles: return multiply_tiles(context, args);
+    case Path::kCells: return multiply_cells(context, args);
+    case Path::kFloatDots: return multiply_float_dots(context, args);
+  }
+}
+
 }  // namespace
 
 RowOutput output_of(const MatmulTarget& target, int64_t first_row) {
@@ -44,13 +62,16 @@ void matmul(Context& context, const MatmulArgs& args) {
   for (size_t t = 0; t < args.targets.size(); ++t) check_target(args, t);
   if (args.x.shape().rows() == 0) return;
   Arena::Scope scope(context.arena());
-  std::vector<const MatmulTarget*> blocks;
-  std::vector<const MatmulTarget*> floats;
-  for (const MatmulTarget& target : args.targets) {
-    (is_cell_dtype(target.weight->dtype()) ? blocks : floats).push_back(&target);
+  // Targets that take the same path share one conversion of x and one parallel region.
+  const MatmulTarget** chosen =
+      context.arena().allocate<const MatmulTarget*>(static_cast<int64_t>(args.targets.size()));
+  for (const Path path : {Path::kTiles, Path::kCells, Path::kFloatDots}) {
+    size_t count = 0;
+    for (const MatmulTarget& target : args.targets) {
+      if (path_of(target, args.x.shape().rows()) == path) chosen[count++] = &target;
+    }
+    if (count > 0) run_path(path, context, {args.x, {chosen, count}});
   }
-  if (!blocks.empty()) multiply_cells(context, {args.x, blocks});
-  if (!floats.empty()) multiply_float_dots(context, {args.x, floats});
 }
 
 }  // namespace spb::ops

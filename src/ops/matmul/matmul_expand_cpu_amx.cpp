@@ -1,0 +1,154 @@
+// Conversion of x and of weights to the bf16 tiles of matmul_tiles.h.
+#include "ops/matmul/matmul_cell_codes.h"
+#include "ops/matmul/matmul_tiles.h"
+
+namespace spb::ops::SPB_ISA {
+namespace {
+
+// Words 0..15 of a vector interleaved with words 16..31.
+__m512i interleave_halves(__m512i v) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, v);
+}
+
+// 32 floats to bf16, rounded to nearest even: `low` first.
+__m512i to_bf16s(Vec low, Vec high) {
+  return (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+}
+
+// Byte kByte of every lane as a float plus kBias: placed in the upper bits of the mantissa of
+// 128.0 where it fits, which saves a conversion.
+template <int kByte, int kBits>
+Vec code_as_float(VecI codes) {
+  const int byte = kByte;
+  if constexpr (kBits < 8) {
+    const __m512i to_upper =
+        _mm512_set4_epi32((12 + byte) << 16, (8 + byte) << 16, (4 + byte) << 16, byte << 16);
+    const __m512i base = _mm512_set1_epi32(0x43000000);
+    return (Vec)_mm512_mask_shuffle_epi8(base, 0x4444444444444444ull, (__m512i)codes, to_upper);
+  } else {
+    return to_floats((codes >> (8 * byte)) & 255);
+  }
+}
+
+template <DType kDType>
+void expand_cell(const std::byte* cell, const SuperScales& super, std::byte* tile) {
+  constexpr CellFormat kFormat = cell_format(kDType);
+  constexpr float kBias = kFormat.bits < 8 ? 128.0f : 0.0f;
+  constexpr float kOffset =
+      kBias + (kFormat.offset_shift >= 0 ? static_cast<float>(1 << kFormat.offset_shift) : 0.0f);
+  const Codes codes = load_codes<kDType>(cell, 0);
+  const Scales scales = load_scales<kDType>(cell, 0, super);
+  for (int j = 0; j < 8; ++j) {
+    const Vec scale = kDType == DType::kQ6_K ? scales.scale[j / 4] : scales.scale[0];
+    Vec base = scale * -kOffset;
+    if constexpr (kFormat.minima) base += scales.minimum;
+    const Vec k0 = fma(code_as_float<0, kFormat.bits>(codes.q[j]), scale, base);
+    const Vec k1 = fma(code_as_float<1, kFormat.bits>(codes.q[j]), scale, base);
+    const Vec k2 = fma(code_as_float<2, kFormat.bits>(codes.q[j]), scale, base);
+    const Vec k3 = fma(code_as_float<3, kFormat.bits>(codes.q[j]), scale, base);
+    _mm512_store_si512(tile + 128 * j, interleave_halves(to_bf16s(k0, k1)));
+    _mm512_store_si512(tile + 128 * j + 64, interleave_halves(to_bf16s(k2, k3)));
+  }
+}
+
+template <DType kDType>
+void expand(const std::byte* group, int64_t cells, std::byte* panel) {
+  constexpr CellFormat kFormat = cell_format(kDType);
+  constexpr int kSuperCells = kFormat.super_cells > 0 ? kFormat.super_cells : 1;
+  for (int64_t c = 0; c < cells; c += kSuperCells) {
+    const SuperScales super = load_super_scales<kDType>(group, 0);
+    group += kFormat.super_bytes;
+    for (int i = 0; i < kSuperCells; ++i) {
+      expand_cell<kDType>(group, super, panel);
+      group += kFormat.cell_bytes;
+      panel += kTileBytes;
+    }
+  }
+}
+
+// Up to 32 16-bit floats of a row as bf16; the rest of the vector is zero.
+__m512i load_bf16s(DType dtype, const std::byte* p, int64_t count) {
+  const __mmask32 mask = count >= 32 ? ~__mmask32{0} : (__mmask32{1} << count) - 1;
+  const __m512i raw = _mm512_maskz_loadu_epi16(mask, p);
+  if (dtype == DType::kBF16) return raw;
+  return to_bf16s((Vec)_mm512_cvtph_ps(_mm512_castsi512_si256(raw)),
+                  (Vec)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(raw, 1)));
+}
+
+// Transposes 16 x 16 words of 32 bits: first within quarters of the vectors, then between them.
+void transpose(__m512i v[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 4) {
+    const __m512i a = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+    const __m512i b = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    const __m512i c = _mm512_unpacklo_epi32(v[i + 2], v[i + 3]);
+    const __m512i d = _mm512_unpackhi_epi32(v[i + 2], v[i + 3]);
+    t[i] = _mm512_unpacklo_epi64(a, c);
+    t[i + 1] = _mm512_unpackhi_epi64(a, c);
+    t[i + 2] = _mm512_unpacklo_epi64(b, d);
+    t[i + 3] = _mm512_unpackhi_epi64(b, d);
+  }
+  // t[4 q + i], quarter s: column 4 s + i of rows 4 q .. 4 q + 3.
+  for (int i = 0; i < 4; ++i) {
+    const __m512i a = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88);
+    const __m512i b = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88);
+    const __m512i c = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
+    const __m512i d = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
+    v[i] = _mm512_shuffle_i32x4(a, b, 0x88);
+    v[i + 8] = _mm512_shuffle_i32x4(a, b, 0xdd);
+    v[i + 4] = _mm512_shuffle_i32x4(c, d, 0x88);
+    v[i + 12] = _mm512_shuffle_i32x4(c, d, 0xdd);
+  }
+}
+
+}  // namespace
+
+void convert_strip(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
+                   std::byte* strip) {
+  for (int64_t k = 0; k < columns; k += kTileColumns, strip += kTileBytes) {
+    const int64_t left = columns - k;
+    const __mmask32 mask = left >= 32 ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
+    const auto low_mask = static_cast<__mmask16>(mask);
+    const auto high_mask = static_cast<__mmask16>(mask >> 16);
+    for (int64_t r = 0; r < kStripRows; ++r) {
+      __m512i tile_row = _mm512_setzero_si512();
+      if (r < rows) {
+        const float* p = x + r * x_stride + k;
+        tile_row = to_bf16s((Vec)_mm512_maskz_loadu_ps(low_mask, p),
+                            (Vec)_mm512_maskz_loadu_ps(high_mask, p + 16));
+      }
+      _mm512_store_si512(strip + 64 * r, tile_row);
+    }
+  }
+}
+
+void expand_cells(DType dtype, const std::byte* group, int64_t cells, std::byte* panel) {
+  switch (dtype) {
+    case DType::kQ8_0: return expand<DType::kQ8_0>(group, cells, panel);
+    case DType::kQ4_0: return expand<DType::kQ4_0>(group, cells, panel);
+    case DType::kQ4_1: return expand<DType::kQ4_1>(group, cells, panel);
+    case DType::kQ5_0: return expand<DType::kQ5_0>(group, cells, panel);
+    case DType::kQ5_1: return expand<DType::kQ5_1>(group, cells, panel);
+    case DType::kQ4_K: return expand<DType::kQ4_K>(group, cells, panel);
+    case DType::kQ5_K: return expand<DType::kQ5_K>(group, cells, panel);
+    case DType::kQ6_K: return expand<DType::kQ6_K>(group, cells, panel);
+    default: return;
+  }
+}
+
+void expand_floats(DType dtype, const std::byte* rows, int64_t row_stride, int64_t row_count,
+                   int64_t columns, std::byte* panel) {
+  for (int64_t k = 0; k < columns; k += kTileColumns, panel += kTileBytes) {
+    __m512i v[16];
+    for (int64_t r = 0; r < 16; ++r) {
+      v[r] = r < row_count ? load_bf16s(dtype, rows + r * row_stride + 2 * k, columns - k)
+                           : _mm512_setzero_si512();
+    }
+    transpose(v);
+    for (int pair = 0; pair < 16; ++pair) _mm512_store_si512(panel + 64 * pair, v[pair]);
+  }
+}
+
+}  // namespace spb::ops::SPB_ISA

@@ -1,0 +1,46 @@
+// Kernels for tile units (AMX): bf16 products of 16 x 16 results by 32 columns at a time.
+//
+// A strip is 16 rows of x in bf16, as tiles [K / 32][16 rows][32 columns]. A panel is 16 rows of
+// weights in bf16, as tiles [K / 32][16 pairs of columns][16 rows][2 columns]. A tile is 1 KiB; K
+// is padded with zeros to a multiple of 32, missing rows are zero.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "ops/matmul/matmul_row_output.h"
+
+namespace spb::ops {
+
+inline constexpr int64_t kTileBytes = 1024;
+inline constexpr int64_t kTileColumns = 32;
+inline constexpr int64_t kStripRows = 16;
+
+struct TileProduct {
+  const std::byte* strips;
+  int64_t strip_bytes;  // from one strip to the next
+  int64_t tokens;       // rows of x
+  const std::byte* panels;
+  int64_t panel_bytes;  // from one panel to the next
+  int64_t rows;         // of weights
+  int64_t k_tiles;      // along K
+  RowOutput out;
+};
+
+namespace isa_amx {
+
+void convert_strip(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
+                   std::byte* strip);
+
+// Cells [0, cells) of a group of block rows, or the columns of up to 16 float rows, to a panel.
+void expand_cells(DType dtype, const std::byte* group, int64_t cells, std::byte* panel);
+void expand_floats(DType dtype, const std::byte* rows, int64_t row_stride, int64_t row_count,
+                   int64_t columns, std::byte* panel);
+
+// Each result is summed in the order of K whatever the other rows are.
+void multiply_tiles(const TileProduct& product);
+
+}  // namespace isa_amx
+
+}  // namespace spb::ops
