@@ -8,6 +8,7 @@
 #   *_bench.cpp          Google Benchmark, built with SPB_BUILD_BENCH
 #   *_fuzz.cpp           libFuzzer, one executable per file, built with SPB_BUILD_FUZZERS
 #   *_cpu_kernels.cpp    compiled once per instruction set (see core/simd/vec.h)
+#   *_test_kernels.cpp   the same for code that only tests use
 #   *_cpu_avx2.cpp, *_cpu_avx512.cpp, *_cpu_amx.cpp   compiled for that instruction set only
 #   *_cpu_x86_stub.cpp   compiled instead of the three above on other processors
 
@@ -93,7 +94,7 @@ endfunction()
 function(spb_add_sources target directory)
   file(GLOB sources CONFIGURE_DEPENDS ${directory}/*.cpp)
   foreach(source ${sources})
-    if(source MATCHES "_(test|bench|fuzz)\\.cpp$")
+    if(source MATCHES "_(test|test_kernels|bench|fuzz)\\.cpp$")
       continue()
     elseif(source MATCHES "_cpu_kernels\\.cpp$")
       spb_add_kernels(${target} ${source})
@@ -121,6 +122,10 @@ function(spb_add_checks name directory)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE ${ARGN} spb_settings GTest::gtest_main)
     target_compile_definitions(${name}_test PRIVATE SPB_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+    file(GLOB kernels CONFIGURE_DEPENDS ${directory}/*_test_kernels.cpp)
+    foreach(kernel ${kernels})
+      spb_add_kernels(${name}_test ${kernel})
+    endforeach()
     gtest_discover_tests(${name}_test TEST_PREFIX "${name}/" DISCOVERY_MODE PRE_TEST
                          PROPERTIES TIMEOUT 300)
   endif()

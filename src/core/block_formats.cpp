@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/error.h"
 #include "core/half.h"
+#include "core/tensor_view.h"
 
 namespace spb {
 namespace {
@@ -136,12 +138,24 @@ void widen(const void* row, float* out, int64_t elements) {
   }
 }
 
+// 1 / d, or 0 where that would overflow; such a d is 0 in f16 anyway.
+float inverse_of(float d) {
+  return std::fabs(d) >= std::numeric_limits<float>::min() ? 1.0f / d : 0.0f;
+}
+
+uint16_t scale_bits(float scale) {
+  const f16 half = to_f16(scale);
+  check_data(std::isfinite(to_float(half)),
+             "quantize: scale of a block: expected less than 65520 (f16), got {}", scale);
+  return half.bits;
+}
+
 void quantize(const float* in, BlockQ8_0& b) {
   float largest = 0;
   for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(in[i]));
   const float d = largest / 127.0f;
-  const float inverse = d > 0 ? 1.0f / d : 0.0f;
-  b.d = to_f16(d).bits;
+  const float inverse = inverse_of(d);
+  b.d = scale_bits(d);
   for (int i = 0; i < 32; ++i) b.q[i] = static_cast<int8_t>(std::lround(in[i] * inverse));
 }
 
@@ -154,7 +168,7 @@ float quantize_symmetric(const float* in, int half, Store store) {
     if (std::fabs(in[i]) > std::fabs(extreme)) extreme = in[i];
   }
   const float d = extreme / static_cast<float>(-half);
-  const float inverse = d != 0 ? 1.0f / d : 0.0f;
+  const float inverse = inverse_of(d);
   for (int i = 0; i < 32; ++i) {
     const int code = static_cast<int>(in[i] * inverse + static_cast<float>(half) + 0.5f);
     store(i, std::clamp(code, 0, 2 * half - 1));
@@ -171,9 +185,11 @@ template <typename Store>
 ScaleOffset quantize_affine(const float* in, int levels, Store store) {
   const auto [low, high] = std::minmax_element(in, in + 32);
   const float d = (*high - *low) / static_cast<float>(levels - 1);
-  const float inverse = d > 0 ? 1.0f / d : 0.0f;
+  // A range that overflows is refused when its scale is stored.
+  const float inverse = std::isfinite(d) ? inverse_of(d) : 0.0f;
   for (int i = 0; i < 32; ++i) {
-    const int code = static_cast<int>((in[i] - *low) * inverse + 0.5f);
+    const float step = inverse > 0 ? (in[i] - *low) * inverse : 0.0f;
+    const int code = static_cast<int>(step + 0.5f);
     store(i, std::clamp(code, 0, levels - 1));
   }
   return {d, *low};
@@ -190,20 +206,20 @@ void store_fifth(Block& b, int i, int code) {
 }
 
 void quantize(const float* in, BlockQ4_0& b) {
-  b.d = to_f16(quantize_symmetric(in, 8, [&](int i, int code) { store_nibble(b, i, code); })).bits;
+  b.d = scale_bits(quantize_symmetric(in, 8, [&](int i, int code) { store_nibble(b, i, code); }));
 }
 
 void quantize(const float* in, BlockQ5_0& b) {
-  b.d = to_f16(quantize_symmetric(in, 16, [&](int i, int code) {
-          store_nibble(b, i, code);
-          store_fifth(b, i, code);
-        })).bits;
+  b.d = scale_bits(quantize_symmetric(in, 16, [&](int i, int code) {
+    store_nibble(b, i, code);
+    store_fifth(b, i, code);
+  }));
 }
 
 void quantize(const float* in, BlockQ4_1& b) {
   const auto [d, m] = quantize_affine(in, 16, [&](int i, int code) { store_nibble(b, i, code); });
-  b.d = to_f16(d).bits;
-  b.m = to_f16(m).bits;
+  b.d = scale_bits(d);
+  b.m = scale_bits(m);
 }
 
 void quantize(const float* in, BlockQ5_1& b) {
@@ -211,8 +227,8 @@ void quantize(const float* in, BlockQ5_1& b) {
     store_nibble(b, i, code);
     store_fifth(b, i, code);
   });
-  b.d = to_f16(d).bits;
-  b.m = to_f16(m).bits;
+  b.d = scale_bits(d);
+  b.m = scale_bits(m);
 }
 
 template <typename Block>
@@ -230,6 +246,9 @@ void narrow(const float* in, void* row, int64_t elements, Convert convert) {
   auto* bytes = static_cast<std::byte*>(row);
   for (int64_t i = 0; i < elements; ++i, bytes += sizeof(T)) {
     const T value = convert(in[i]);
+    check_data(std::isfinite(to_float(value)),
+               "quantize: element {}: expected a number in the range of {}, got {}", i,
+               name(kDTypeOf<T>), in[i]);
     std::memcpy(bytes, &value, sizeof value);
   }
 }

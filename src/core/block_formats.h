@@ -67,7 +67,8 @@ static_assert(sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210);
 void dequantize_row(DType dtype, const void* row, float* out, int64_t elements);
 
 // Converts f32 to f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1; usage error for other dtypes.
-// Not-a-number and infinite input is a data error: a file of such weights is useless.
+// Not-a-number, infinite input, and numbers that would become infinite are data errors: a file of
+// such weights is useless. The bytes are those of the reference quantisation of GGUF.
 void quantize_row(DType dtype, const float* in, void* row, int64_t elements);
 bool can_quantize(DType dtype);
 

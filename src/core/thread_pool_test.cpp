@@ -114,7 +114,9 @@ TEST_P(Team, AnExceptionOfAnyThreadArrivesAfterAllHaveFinished) {
   EXPECT_THROW(pool.run([](int) { throw std::bad_alloc(); }), std::bad_alloc);
   int calls = 0;
   pool.parallel_for(1, 1, [&](int64_t, int64_t, int) { ++calls; });
-  pool.run([&](int thread) { calls += thread == 0 ? 1 : 0; });
+  pool.run([&](int thread) {
+    if (thread == 0) ++calls;
+  });
   EXPECT_EQ(calls, 2);  // the pool still works
 }
 

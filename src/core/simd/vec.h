@@ -100,6 +100,7 @@ inline Vec load(const f16* p) {
     x *= 0x1p112f;
     __builtin_memcpy(&bits, &x, sizeof x);
     if (magnitude >= 0x7c00u) bits = 0x7f800000u | ((magnitude & 0x3ffu) << 13);
+    if (magnitude > 0x7c00u) bits |= 0x00400000u;
     bits |= sign;
     __builtin_memcpy(&x, &bits, sizeof x);
     v[i] = x;
@@ -131,7 +132,7 @@ inline void store(f16* p, Vec v) {
     const uint32_t magnitude = bits & 0x7fffffffu;
     uint32_t out;
     if (magnitude > 0x7f800000u) {
-      out = 0x7e00u;
+      out = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
     } else if (magnitude >= 0x47800000u) {
       out = 0x7c00u;
     } else if (magnitude < 0x38800000u) {
