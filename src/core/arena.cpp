@@ -2,9 +2,12 @@
 
 #include <algorithm>
 
+#include "core/error.h"
+
 namespace spb {
 namespace {
 constexpr int64_t kChunkBytes = int64_t{4} << 20;
+constexpr int64_t kMaxBytes = int64_t{1} << 62;  // leaves room for rounding and adding up
 
 int64_t round_up(int64_t bytes) {
   return (bytes + static_cast<int64_t>(Buffer::kAlignment) - 1) /
@@ -13,6 +16,8 @@ int64_t round_up(int64_t bytes) {
 }  // namespace
 
 std::byte* Arena::allocate_bytes(int64_t bytes) {
+  check(bytes >= 0 && bytes <= kMaxBytes, "arena: bytes: expected 0 to {}, got {}", kMaxBytes,
+        bytes);
   const int64_t rounded = std::max<int64_t>(round_up(bytes), Buffer::kAlignment);
   while (chunk_ < chunks_.size() && used_ + rounded > chunks_[chunk_].bytes()) {
     ++chunk_;
@@ -28,7 +33,7 @@ std::byte* Arena::allocate_bytes(int64_t bytes) {
 }
 
 TensorView Arena::tensor(DType dtype, const Shape& shape) {
-  return {allocate_bytes(row_bytes(dtype, shape.last()) * shape.rows()), dtype, shape};
+  return {allocate_bytes(tensor_bytes(dtype, shape)), dtype, shape};
 }
 
 int64_t Arena::reserved_bytes() const {

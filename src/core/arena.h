@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/error.h"
 
 namespace spb {
 
@@ -35,7 +36,10 @@ class Arena {
 
   template <typename T>
   T* allocate(int64_t count) {
-    return reinterpret_cast<T*>(allocate_bytes(count * static_cast<int64_t>(sizeof(T))));
+    int64_t bytes = 0;
+    check(!__builtin_mul_overflow(count, static_cast<int64_t>(sizeof(T)), &bytes),
+          "arena: expected a count whose bytes fit in 63 bits, got {}", count);
+    return reinterpret_cast<T*>(allocate_bytes(bytes));
   }
 
   // A contiguous tensor with unspecified content.

@@ -66,14 +66,12 @@ Buffer Buffer::clone() const {
   return copy;
 }
 
-namespace {
 int64_t tensor_bytes(DType dtype, const Shape& shape) {
   int64_t bytes = 0;
   check(!__builtin_mul_overflow(row_bytes(dtype, shape.last()), shape.rows(), &bytes),
         "tensor: {} of shape {} does not fit in 63 bits", name(dtype), shape);
   return bytes;
 }
-}  // namespace
 
 Tensor::Tensor(DType dtype, const Shape& shape)
     : buffer_(tensor_bytes(dtype, shape)), view_(buffer_.data(), dtype, shape) {}

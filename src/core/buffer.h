@@ -40,6 +40,9 @@ class Buffer {
   int64_t bytes_ = 0;
 };
 
+// Bytes of a contiguous tensor; usage error if they do not fit in 63 bits.
+int64_t tensor_bytes(DType dtype, const Shape& shape);
+
 // A Buffer with a dtype and a shape.
 class Tensor {
  public:

@@ -28,8 +28,8 @@ class Error : public std::runtime_error {
   ErrorKind kind_;
 };
 
-// Replaces control characters and malformed UTF-8 by visible escapes and shortens long text, so
-// that names read from a file can be quoted in a one-line message.
+// Replaces control and direction characters and malformed UTF-8 by visible escapes and shortens
+// long text, so that names read from a file can be quoted in a one-line message.
 std::string printable(std::string_view text, size_t max_bytes = 120);
 
 // "operation: <errno text>" as a kSystem error; reads errno.

@@ -31,8 +31,7 @@ Progress::~Progress() {
   if (terminal_ && drawn_) fmt::print(stream_, "\r\033[K");
 }
 
-void Progress::update(int64_t done) {
-  const auto now = Clock::now();
+void Progress::update(int64_t done, Clock::time_point now) {
   if (now < next_) return;
   next_ = now + (terminal_ ? Clock::duration(kBarInterval) : Clock::duration(kLineInterval));
   draw(std::min(done, total_), std::chrono::duration<double>(now - start_).count());

@@ -1,4 +1,4 @@
-// Progress of a long task: a bar on a terminal, a plain line now and then elsewhere.
+// Progress of a long task: a bar on a terminal, a plain line every ten seconds elsewhere.
 #pragma once
 
 #include <chrono>
@@ -13,6 +13,8 @@ bool use_colors(std::FILE* stream);  // a terminal, and NO_COLOR is not set
 
 class Progress {
  public:
+  using Clock = std::chrono::steady_clock;
+
   // `unit` is what is counted ("tokens", "tensors"). Writes to stderr by default. Nothing is drawn
   // before the task has lasted half a second, so short tasks stay silent.
   Progress(std::string label, int64_t total, std::string unit, std::FILE* stream = stderr);
@@ -20,10 +22,11 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  void update(int64_t done);
+  void update(int64_t done) { update(done, Clock::now()); }
+  void update(int64_t done, Clock::time_point now);
+  Clock::time_point start() const { return start_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
   void draw(int64_t done, double seconds);
 
   std::string label_;

@@ -79,7 +79,7 @@ class BasicTensorView {
 
   // Rows [first, first + count) as a matrix [count, last].
   BasicTensorView rows(int64_t first, int64_t count) const {
-    check(first >= 0 && count >= 0 && first + count <= shape_.rows(),
+    check(first >= 0 && count >= 0 && first <= shape_.rows() - count,
           "tensor view: rows: expected a range inside {} rows, got {} + {}", shape_.rows(), first,
           count);
     return {row(first), dtype_, Shape{count, shape_.last()}, row_stride_bytes_};
