@@ -22,12 +22,13 @@ inline constexpr int kProductWide = kLanes == 16 ? 4 : 2;
 enum class Into { kOverwrite, kAdd };
 
 // c[r, n] (+)= sum over s < steps of a(r, s) * b[s, n], for kRows rows and kColumns registers.
-// With kPartial only `last` lanes of the last register are columns of the matrices.
-template <Into kInto, int kRows, int kColumns, bool kPartial>
-inline void product_tile(Strided a, const float* b, int64_t b_row, int64_t steps, float* c,
+// With kPartial only `last` lanes of the last register are columns of the matrices. T is float or a
+// 16-bit storage type.
+template <Into kInto, int kRows, int kColumns, bool kPartial, typename T>
+inline void product_tile(Strided a, const T* b, int64_t b_row, int64_t steps, float* c,
                          int64_t c_row, int last) {
   static_assert(!kPartial || kColumns == 1);
-  const auto read = [last](const float* p) {
+  const auto read = [last](const auto* p) {
     if constexpr (kPartial) return load_partial(p, last);
     return load(p);
   };
@@ -56,8 +57,8 @@ inline void product_tile(Strided a, const float* b, int64_t b_row, int64_t steps
   }
 }
 
-template <Into kInto, int kRows>
-inline void product_rows(Strided a, const float* b, int64_t b_row, int64_t steps, float* c,
+template <Into kInto, int kRows, typename T>
+inline void product_rows(Strided a, const T* b, int64_t b_row, int64_t steps, float* c,
                          int64_t c_row, int64_t columns) {
   int64_t n = 0;
   for (; n + kProductWide * kLanes <= columns; n += kProductWide * kLanes) {
@@ -73,9 +74,9 @@ inline void product_rows(Strided a, const float* b, int64_t b_row, int64_t steps
 }
 
 // c[r, n] (+)= sum over s < steps of a(r, s) * b[s, n] for any number of rows and columns.
-template <Into kInto>
-inline void product(Strided a, const float* b, int64_t b_row, int64_t steps, float* c,
-                    int64_t c_row, int64_t rows, int64_t columns) {
+template <Into kInto, typename T>
+inline void product(Strided a, const T* b, int64_t b_row, int64_t steps, float* c, int64_t c_row,
+                    int64_t rows, int64_t columns) {
   int64_t r = 0;
   for (; r + kProductRows <= rows; r += kProductRows) {
     const Strided part = {a.data + r * a.row, a.row, a.step};

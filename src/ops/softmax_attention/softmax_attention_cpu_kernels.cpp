@@ -1,3 +1,4 @@
+#include "core/simd/product.h"
 #include "core/simd/transpose.h"
 #include "core/simd/vec.h"
 #include "ops/softmax_attention/softmax_attention_kernels.h"
@@ -10,9 +11,8 @@ using ops::kScoreRows;
 using ops::PackedBlock;
 using ops::QueryRows;
 using ops::RingRows;
+using ops::UnpackedKeys;
 
-// Registers across: with kScoreRows rows the accumulators fill most of the register file.
-constexpr int kWide = kLanes == 16 ? 4 : 2;
 constexpr float kInfinity = __builtin_inff();
 
 // Walks the rows of consecutive positions through the ring.
@@ -83,65 +83,6 @@ void round_row(const float* in, void* out, int64_t count) {
   }
 }
 
-// scores[r, key] = <q[r], key>
-template <int kRows>
-void score(const float* q, int64_t head_dim, const float* keys, float* scores) {
-  for (int column = 0; column < kKeyBlock; column += kWide * kLanes) {
-    Vec acc[kRows][kWide] = {};
-    for (int64_t d = 0; d < head_dim; ++d) {
-      Vec key[kWide];
-      for (int c = 0; c < kWide; ++c) key[c] = load(keys + d * kKeyBlock + column + c * kLanes);
-      for (int r = 0; r < kRows; ++r) {
-        const Vec x = broadcast(q[r * head_dim + d]);
-        for (int c = 0; c < kWide; ++c) acc[r][c] = fma(x, key[c], acc[r][c]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kWide; ++c) {
-        store(scores + r * kKeyBlock + column + c * kLanes, acc[r][c]);
-      }
-    }
-  }
-}
-
-// acc[r] += sum over keys [begin, end) of weights[r, key] * values[key], kColumns registers wide.
-template <int kRows, int kColumns>
-void weigh_columns(const float* weights, const float* values, int64_t padded_dim, int64_t begin,
-                   int64_t end, float* acc) {
-  Vec sums[kRows][kColumns];
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kColumns; ++c) sums[r][c] = load(acc + r * padded_dim + c * kLanes);
-  }
-  for (int64_t key = begin; key < end; ++key) {
-    Vec value[kColumns];
-    for (int c = 0; c < kColumns; ++c) value[c] = load(values + key * padded_dim + c * kLanes);
-    for (int r = 0; r < kRows; ++r) {
-      const Vec weight = broadcast(weights[r * kKeyBlock + key]);
-      for (int c = 0; c < kColumns; ++c) sums[r][c] = fma(weight, value[c], sums[r][c]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kColumns; ++c) store(acc + r * padded_dim + c * kLanes, sums[r][c]);
-  }
-}
-
-template <int kRows>
-void weigh(const float* weights, const float* values, int64_t padded_dim, int64_t begin,
-           int64_t end, float* acc) {
-  int64_t d = 0;
-  for (; d + kWide * kLanes <= padded_dim; d += kWide * kLanes) {
-    weigh_columns<kRows, kWide>(weights, values + d, padded_dim, begin, end, acc + d);
-  }
-  for (; d < padded_dim; d += kLanes) {
-    weigh_columns<kRows, 1>(weights, values + d, padded_dim, begin, end, acc + d);
-  }
-}
-
-using Score = void (*)(const float*, int64_t, const float*, float*);
-using Weigh = void (*)(const float*, const float*, int64_t, int64_t, int64_t, float*);
-constexpr Score kScore[] = {nullptr, score<1>, score<2>, score<3>, score<4>, score<5>, score<6>};
-constexpr Weigh kWeigh[] = {nullptr, weigh<1>, weigh<2>, weigh<3>, weigh<4>, weigh<5>, weigh<6>};
-
 // Turns scores into exp(score - max), in place, and rescales what was summed under the old maximum.
 void exponentiate(float* scores, float& max, float& sum, float* acc, int64_t padded_dim) {
   Vec largest = load(scores);
@@ -173,12 +114,22 @@ struct KeyRange {
   int64_t end;
 };
 
-KeyRange visible(const QueryRows& rows, const PackedBlock& block, int64_t row) {
-  const int64_t last = rows.first_position + row / rows.group - block.position;
-  const int64_t begin = last - rows.window_size + 1;
-  const int64_t end = last + 1;
-  return {begin > 0 ? begin : 0, end < block.count ? end : block.count};
-}
+// Some consecutive positions whose scores are known, and their values.
+template <typename T>
+struct ValueBlock {
+  const T* values;
+  int64_t row;      // elements from one value to the next
+  int64_t columns;  // elements of a value
+  int64_t position;
+  int64_t count;
+
+  KeyRange visible(const QueryRows& rows, int64_t query) const {
+    const int64_t last = rows.first_position + query / rows.group - position;
+    const int64_t first = last - rows.window_size + 1;
+    const int64_t begin = first > 0 ? first : 0;
+    return {begin < count ? begin : count, last + 1 < count ? last + 1 : count};
+  }
+};
 
 void mask(float* scores, KeyRange range) {
   for (int i = 0; i < kKeyBlock; i += kLanes) {
@@ -191,41 +142,112 @@ void mask(float* scores, KeyRange range) {
 
 // Rows [row, row + count) against a block that some of them see in part. Weights of keys out of
 // sight are never multiplied by values, which may be anything there.
-void attend_edge(const QueryRows& rows, const PackedBlock& block, int64_t row, int64_t count,
-                 float* scores) {
+template <typename T>
+void advance_edge(const QueryRows& rows, const ValueBlock<T>& block, int64_t row, int64_t count,
+                  float* scores) {
   for (int64_t r = 0; r < count; ++r) {
     float* row_scores = scores + r * kKeyBlock;
-    mask(row_scores, visible(rows, block, row + r));
+    mask(row_scores, block.visible(rows, row + r));
     exponentiate(row_scores, rows.max[row + r], rows.sum[row + r],
                  rows.acc + (row + r) * rows.padded_dim, rows.padded_dim);
   }
   for (int64_t r = 0; r < count;) {
-    const KeyRange range = visible(rows, block, row + r);
+    const KeyRange range = block.visible(rows, row + r);
     const int64_t token_end = ((row + r) / rows.group + 1) * rows.group - row;
     const int64_t next = token_end < count ? token_end : count;
-    kWeigh[next - r](scores + r * kKeyBlock, block.values, rows.padded_dim, range.begin, range.end,
-                     rows.acc + (row + r) * rows.padded_dim);
+    product<Into::kAdd>({scores + r * kKeyBlock + range.begin, kKeyBlock, 1},
+                        block.values + range.begin * block.row, block.row, range.end - range.begin,
+                        rows.acc + (row + r) * rows.padded_dim, rows.padded_dim, next - r,
+                        block.columns);
     r = next;
   }
 }
 
-void attend(const QueryRows& rows, const PackedBlock& block, float* scores) {
+// Advances the softmax of rows [row, row + count), whose scores are given.
+template <typename T>
+void advance(const QueryRows& rows, const ValueBlock<T>& block, int64_t row, int64_t count,
+             float* scores) {
+  if (block.visible(rows, row).end < kKeyBlock || block.visible(rows, row + count - 1).begin > 0) {
+    return advance_edge(rows, block, row, count, scores);
+  }
+  float* acc = rows.acc + row * rows.padded_dim;
+  for (int64_t r = 0; r < count; ++r) {
+    exponentiate(scores + r * kKeyBlock, rows.max[row + r], rows.sum[row + r],
+                 acc + r * rows.padded_dim, rows.padded_dim);
+  }
+  product<Into::kAdd>({scores, kKeyBlock, 1}, block.values, block.row, kKeyBlock, acc,
+                      rows.padded_dim, count, block.columns);
+}
+
+void attend_packed(const QueryRows& rows, const PackedBlock& packed, float* scores) {
+  const ValueBlock<float> block = {packed.values, rows.padded_dim, rows.padded_dim, packed.position,
+                                   packed.count};
   for (int64_t row = 0; row < rows.rows; row += kScoreRows) {
-    const int64_t count = rows.rows - row < kScoreRows ? rows.rows - row : kScoreRows;
-    const KeyRange first = visible(rows, block, row);
-    const KeyRange last = visible(rows, block, row + count - 1);
-    if (last.end <= 0 || first.begin >= block.count) continue;
-    kScore[count](rows.q + row * rows.head_dim, rows.head_dim, block.keys, scores);
-    if (first.end < kKeyBlock || last.begin > 0) {
-      attend_edge(rows, block, row, count, scores);
-      continue;
+    const int64_t left = rows.rows - row;
+    const int64_t count = left < kScoreRows ? left : kScoreRows;
+    const bool past = block.visible(rows, row).begin >= block.count;
+    if (past || block.visible(rows, row + count - 1).end <= 0) continue;
+    product<Into::kOverwrite>({rows.q + row * rows.head_dim, rows.head_dim, 1}, packed.keys,
+                              kKeyBlock, rows.head_dim, scores, kKeyBlock, count, kKeyBlock);
+    advance(rows, block, row, count, scores);
+  }
+}
+
+// scores[r, j] = <q[r], keys[j]> for up to kRows queries and up to kLanes / kRows keys, with one
+// register of sums per pair. Rows and keys beyond those given are read from the last one.
+template <int kRows, typename T>
+void score_square(const float* q, int64_t rows, const T* keys, int64_t count, int64_t head_dim,
+                  float* scores) {
+  constexpr int kKeys = kLanes / kRows;
+  const float* query_rows[kRows];
+  for (int r = 0; r < kRows; ++r) query_rows[r] = q + (r < rows ? r : rows - 1) * head_dim;
+  const T* key_rows[kKeys];
+  for (int j = 0; j < kKeys; ++j) key_rows[j] = keys + (j < count ? j : count - 1) * head_dim;
+  Vec sums[kLanes] = {};
+  for (int64_t d = 0; d < head_dim; d += kLanes) {
+    Vec query[kRows];
+    for (int r = 0; r < kRows; ++r) query[r] = load_up_to(query_rows[r] + d, head_dim - d);
+    for (int j = 0; j < kKeys; ++j) {
+      const Vec key = load_up_to(key_rows[j] + d, head_dim - d);
+      for (int r = 0; r < kRows; ++r) sums[r * kKeys + j] = fma(query[r], key, sums[r * kKeys + j]);
     }
-    float* acc = rows.acc + row * rows.padded_dim;
-    for (int64_t r = 0; r < count; ++r) {
-      exponentiate(scores + r * kKeyBlock, rows.max[row + r], rows.sum[row + r],
-                   acc + r * rows.padded_dim, rows.padded_dim);
+  }
+  float dots[kLanes];
+  store(dots, reduce_add_each(sums));
+  for (int r = 0; r < rows && r < kRows; ++r) {
+    __builtin_memcpy(scores + r * kKeyBlock, dots + r * kKeys,
+                     static_cast<size_t>(count < kKeys ? count : kKeys) * sizeof(float));
+  }
+}
+
+template <typename T>
+void score_unpacked(const float* q, int64_t rows, const T* keys, int64_t count, int64_t head_dim,
+                    float* scores) {
+  constexpr int kMost = 4;  // rows that share a converted key
+  for (int64_t row = 0; row < rows; row += kMost) {
+    const int64_t left = rows - row;
+    const auto score = left > 2   ? score_square<4, T>
+                       : left > 1 ? score_square<2, T>
+                                  : score_square<1, T>;
+    const int64_t step = left > 2 ? kLanes / 4 : left > 1 ? kLanes / 2 : kLanes;
+    for (int64_t j = 0; j < count; j += step) {
+      score(q + row * head_dim, left, keys + j * head_dim, count - j, head_dim,
+            scores + row * kKeyBlock + j);
     }
-    kWeigh[count](scores, block.values, rows.padded_dim, 0, kKeyBlock, acc);
+  }
+}
+
+template <typename T>
+void attend_unpacked(const QueryRows& rows, const UnpackedKeys& run, float* scores) {
+  const auto* keys = static_cast<const T*>(run.keys);
+  const auto* values = static_cast<const T*>(run.values);
+  for (int64_t first = 0; first < run.count; first += kKeyBlock) {
+    const int64_t left = run.count - first;
+    const ValueBlock<T> block = {values + first * rows.head_dim, rows.head_dim, rows.head_dim,
+                                 run.position + first, left < kKeyBlock ? left : kKeyBlock};
+    score_unpacked(rows.q, rows.rows, keys + first * rows.head_dim, block.count, rows.head_dim,
+                   scores);
+    advance(rows, block, 0, rows.rows, scores);
   }
 }
 
@@ -236,7 +258,8 @@ const ops::SoftmaxAttentionKernels kSoftmaxAttentionKernels = {
     {pack_keys<float>, pack_keys<f16>, pack_keys<bf16>},
     {pack_values<float>, pack_values<f16>, pack_values<bf16>},
     {round_row<float>, round_row<f16>, round_row<bf16>},
-    attend,
+    attend_packed,
+    {attend_unpacked<float>, attend_unpacked<f16>, attend_unpacked<bf16>},
 };
 
 }  // namespace spb::SPB_ISA

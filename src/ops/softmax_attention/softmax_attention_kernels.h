@@ -34,6 +34,14 @@ struct PackedBlock {
   int64_t count;
 };
 
+// Consecutive positions that lie behind each other in the cache.
+struct UnpackedKeys {
+  const void* keys;    // [count, head_dim]
+  const void* values;  // [count, head_dim]
+  int64_t position;    // of key 0
+  int64_t count;
+};
+
 // The rows of one key/value head: position j lives in row j mod capacity.
 struct RingRows {
   const void* data;  // [capacity, head_dim]
@@ -51,7 +59,9 @@ struct SoftmaxAttentionKernels {
   PackRows pack_values[3];
   RoundRow round_row[3];
   // Advances the softmax of the rows that see the block. `scores` holds kScoreRows * kKeyBlock.
-  void (*attend)(const QueryRows& rows, const PackedBlock& block, float* scores);
+  void (*attend_packed)(const QueryRows& rows, const PackedBlock& block, float* scores);
+  // For few rows, where packing would not pay. `scores` holds rows * kKeyBlock.
+  void (*attend_unpacked[3])(const QueryRows& rows, const UnpackedKeys& keys, float* scores);
 };
 
 inline constexpr int kScoreRows = 6;
