@@ -64,7 +64,6 @@ TEST(GgufWriter, ValuesSurviveInTheTypesOtherReadersExpect) {
   EXPECT_EQ(written_type(bytes, "k.wide"), GgufType::kU64);
   EXPECT_EQ(written_type(bytes, "k.low"), GgufType::kI64);
   EXPECT_EQ(written_type(bytes, "k.top"), GgufType::kU64);
-  EXPECT_EQ(written_type(bytes, "k.unsigned"), GgufType::kU32);
   EXPECT_EQ(written_type(bytes, "k.float"), GgufType::kF32);
   EXPECT_EQ(written_type(bytes, "k.infinite"), GgufType::kF32);
   EXPECT_EQ(written_type(bytes, "k.double"), GgufType::kF64);
