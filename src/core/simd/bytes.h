@@ -23,6 +23,9 @@ inline VecI broadcast_quad(const void* p) {
   return broadcast_int(quad);
 }
 
+// The float at p in every lane.
+inline Vec broadcast_float(const float* p) { return (Vec)broadcast_quad(p); }
+
 inline Vec to_floats(VecI v) { return __builtin_convertvector(v, Vec); }
 
 // kLanes bytes as unsigned or signed integers.
@@ -66,6 +69,16 @@ inline int32_t reduce_add(VecI v) {
   int32_t sum = 0;
   for (int i = 0; i < kLanes; ++i) sum += v[i];
   return sum;
+#endif
+}
+
+inline int32_t reduce_max(VecI v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)v);
+#else
+  int32_t largest = v[0];
+  for (int i = 1; i < kLanes; ++i) largest = v[i] > largest ? v[i] : largest;
+  return largest;
 #endif
 }
 

@@ -43,13 +43,17 @@ void multiply_range(const PathArgs& args, const GroupRange& range, const XCell* 
                     std::byte* scratch) {
   const MatmulWeight::Impl& weight = range.target->weight->impl();
   const CellKernel kernel = kernel_for(weight.dtype);
-  for (int64_t g = range.begin; g < range.end; ++g) {
-    kernel({.group = group_cells(weight, g, scratch),
+  // Weights that are not kept interleaved are interleaved one group at a time.
+  const int64_t step = weight.source == nullptr ? range.end - range.begin : 1;
+  for (int64_t g = range.begin; g < range.end; g += step) {
+    const int64_t row = g * kGroupRows;
+    kernel({.groups = group_cells(weight, g, scratch),
+            .group_bytes = group_bytes(weight.dtype, weight.columns),
+            .rows = std::min(step * kGroupRows, weight.rows - row),
             .cells = weight.columns / kCellColumns,
             .x = x,
             .tokens = args.tokens(),
-            .rows = std::min(kGroupRows, weight.rows - g * kGroupRows),
-            .out = output_of(*range.target, g * kGroupRows)});
+            .out = output_of(*range.target, row)});
   }
 }
 

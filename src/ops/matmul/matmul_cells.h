@@ -73,11 +73,12 @@ struct XCell {
 };
 
 struct CellArgs {
-  const std::byte* group;
-  int64_t cells;   // along K
-  const XCell* x;  // [tokens, cells]
+  const std::byte* groups;
+  int64_t group_bytes;  // from one group to the next
+  int64_t rows;         // of weights; the last group may hold more
+  int64_t cells;        // along K
+  const XCell* x;       // [tokens, cells]
   int64_t tokens;
-  int64_t rows;  // of the group that exist: results of the others are dropped
   RowOutput out;
 };
 

@@ -13,24 +13,25 @@ Vec add_cell(Vec sum, const Codes& codes, const Scales& scales, const XCell& x) 
   VecI part[2] = {};
   for (int h = 0; h < 2; ++h) {
     if constexpr (kFormat.offset_shift >= 0) {
-      part[h] = broadcast_int(x.negated_sum[h]) << kFormat.offset_shift;
+      part[h] = broadcast_quad(&x.negated_sum[h]) << kFormat.offset_shift;
     }
     for (int j = 0; j < 4; ++j) {
       part[h] = dot_bytes<kFormat.bits>(part[h], codes.q[4 * h + j],
                                         broadcast_quad(x.q + 16 * h + 4 * j));
     }
   }
-  const Vec d = broadcast(x.d);
+  const Vec d = broadcast_float(&x.d);
   if constexpr (kDType == DType::kQ6_K) {
     sum = fma(to_floats(part[0]) * d, scales.scale[0], sum);
     return fma(to_floats(part[1]) * d, scales.scale[1], sum);
   }
   sum = fma(to_floats(part[0] + part[1]) * d, scales.scale[0], sum);
-  if constexpr (kFormat.minima) sum = fma(scales.minimum, broadcast(x.d_sum), sum);
+  if constexpr (kFormat.minima) sum = fma(scales.minimum, broadcast_float(&x.d_sum), sum);
   return sum;
 }
 
-void put(const CellArgs& a, int64_t token, int first_row, Vec value) {
+// Results of rows first_row, first_row + 1, ...
+void put(const CellArgs& a, int64_t token, int64_t first_row, Vec value) {
   const int64_t left = a.rows - first_row;
   if (left <= 0) return;
   float* y = a.out.y + token * a.out.stride + first_row;
@@ -49,11 +50,11 @@ void put(const CellArgs& a, int64_t token, int first_row, Vec value) {
 constexpr int kPrefetchBytes = 2048;
 
 template <DType kDType, int kTokens>
-void dot_tokens(const CellArgs& a, int64_t token, int first_row) {
+void dot_tokens(const CellArgs& a, int64_t group, int64_t token, int first_row) {
   constexpr CellFormat kFormat = cell_format(kDType);
   constexpr int kSuperCells = kFormat.super_cells > 0 ? kFormat.super_cells : 1;
   const XCell* x = a.x + token * a.cells;
-  const std::byte* cell = a.group;
+  const std::byte* cell = a.groups + group * a.group_bytes;
   Vec sums[kTokens] = {};
   for (int64_t c = 0; c < a.cells; c += kSuperCells) {
     const SuperScales super = load_super_scales<kDType>(cell, first_row);
@@ -70,18 +71,25 @@ void dot_tokens(const CellArgs& a, int64_t token, int first_row) {
       cell += kFormat.cell_bytes;
     }
   }
-  for (int t = 0; t < kTokens; ++t) put(a, token + t, first_row, sums[t]);
+  for (int t = 0; t < kTokens; ++t) put(a, token + t, group * kGroupRows + first_row, sums[t]);
+}
+
+template <DType kDType>
+void dot_rows(const CellArgs& a, int64_t group, int first_row) {
+  int64_t token = 0;
+  for (; token + kMaxTokens <= a.tokens; token += kMaxTokens) {
+    dot_tokens<kDType, kMaxTokens>(a, group, token, first_row);
+  }
+  for (; token + 2 <= a.tokens; token += 2) dot_tokens<kDType, 2>(a, group, token, first_row);
+  if (token < a.tokens) dot_tokens<kDType, 1>(a, group, token, first_row);
 }
 
 template <DType kDType>
 void dot(const CellArgs& a) {
-  for (int first_row = 0; first_row < kGroupRows; first_row += kStep) {
-    int64_t token = 0;
-    for (; token + kMaxTokens <= a.tokens; token += kMaxTokens) {
-      dot_tokens<kDType, kMaxTokens>(a, token, first_row);
+  for (int64_t group = 0; group * kGroupRows < a.rows; ++group) {
+    for (int first_row = 0; first_row < kGroupRows; first_row += kStep) {
+      dot_rows<kDType>(a, group, first_row);
     }
-    for (; token + 2 <= a.tokens; token += 2) dot_tokens<kDType, 2>(a, token, first_row);
-    if (token < a.tokens) dot_tokens<kDType, 1>(a, token, first_row);
   }
 }
 
@@ -89,14 +97,13 @@ void quantize(const float* x, int64_t columns, XCell* cells) {
   // Adding 1.5 * 2^23 rounds to the nearest integer, which then stands in the low bits.
   const Vec shifter = broadcast(12582912.0f);
   for (int64_t k = 0; k < columns; k += kCellColumns, ++cells) {
-    Vec largest = broadcast(0.0f);
-    Vec poison = broadcast(0.0f);  // NaN as soon as one element is not finite
+    // As integers, magnitudes are ordered like the floats, infinity and NaN above all others.
+    VecI largest = {};
     for (int i = 0; i < kCellColumns; i += kLanes) {
-      const Vec v = load(x + k + i);
-      largest = max(max(v, -v), largest);
-      poison = fma(v, broadcast(0.0f), poison);
+      const VecI magnitude = load_int(x + k + i) & 0x7fffffff;
+      largest = magnitude > largest ? magnitude : largest;
     }
-    const float d = reduce_max(largest) / 127.0f;
+    const float d = __builtin_bit_cast(float, reduce_max(largest)) / 127.0f;
     // Below 1e-37 the inverse would overflow; such elements count as zero.
     const float inverse = d > 1e-37f ? 1.0f / d : 0.0f;
     int32_t total = 0;
@@ -113,7 +120,7 @@ void quantize(const float* x, int64_t columns, XCell* cells) {
       cells->negated_sum[h] = -half;
       total += half;
     }
-    cells->d = d + reduce_add(poison);
+    cells->d = d;
     cells->d_sum = cells->d * static_cast<float>(total);
   }
 }

@@ -11,8 +11,11 @@ namespace {
 
 // Of expanded weights per thread: half of the second-level cache of the processors with tiles.
 constexpr int64_t kPanelCacheBytes = int64_t{1} << 20;
-// Columns summed before results go to memory; a multiple of the columns of a K-block.
-constexpr int64_t kColumnsPerPass = 2048;
+// At most so many columns are summed before results go to memory: two strips and two panels then
+// just fit the first-level cache.
+constexpr int64_t kLongestPass = 768;
+// Passes start at multiples of a K-block.
+constexpr int64_t kPassUnit = 256;
 
 struct Scratch {
   std::byte* panels;
@@ -21,9 +24,14 @@ struct Scratch {
 
 int64_t tiles_along(int64_t columns) { return (columns + kTileColumns - 1) / kTileColumns; }
 
-int64_t pass_bytes(int64_t columns) {
-  return tiles_along(std::min(columns, kColumnsPerPass)) * kTileBytes;
+// Columns of a pass; the last one may be shorter.
+int64_t pass_columns(int64_t columns) {
+  const int64_t passes = (columns + kLongestPass - 1) / kLongestPass;
+  if (passes <= 1) return columns;
+  return ((columns + passes - 1) / passes + kPassUnit - 1) / kPassUnit * kPassUnit;
 }
+
+int64_t pass_bytes(int64_t columns) { return tiles_along(pass_columns(columns)) * kTileBytes; }
 
 // Panels expanded together: an even number, as they are multiplied in pairs.
 int64_t panels_at_once(int64_t columns) {
@@ -64,8 +72,9 @@ void multiply_panels(const PathArgs& args, const GroupRange& range, const std::b
     }
   }
   RowOutput out = output_of(*range.target, first_row);
-  for (int64_t k = 0; k < weight.columns; k += kColumnsPerPass) {
-    const int64_t columns = std::min(kColumnsPerPass, weight.columns - k);
+  const int64_t step = pass_columns(weight.columns);
+  for (int64_t k = 0; k < weight.columns; k += step) {
+    const int64_t columns = std::min(step, weight.columns - k);
     expand_panels(weight, range.begin, count, k, columns, scratch);
     isa_amx::multiply_tiles({.strips = strips + tiles_along(k) * kTileBytes,
                              .strip_bytes = tiles_along(weight.columns) * kTileBytes,
