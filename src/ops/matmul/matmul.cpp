@@ -26,21 +26,25 @@ void check_target(const MatmulArgs& args, size_t index) {
         name(target.bias.dtype()), target.bias.shape().to_string());
 }
 
-enum class Path { kTiles, kCells, kFloatDots };
+enum class Path { kTiles, kCells, kFloatPanels, kFloatDots };
 
 // From so many rows of x on, expanding the weights for tile products is worth its while.
 constexpr int64_t kTileTokens = 16;
+// The same for interleaving float weights.
+constexpr int64_t kPanelTokens = 48;
 
 Path path_of(const MatmulTarget& target, int64_t tokens) {
   const DType dtype = target.weight->dtype();
   if (isa() == Isa::kAmx && tokens >= kTileTokens && dtype != DType::kF32) return Path::kTiles;
-  return is_cell_dtype(dtype) ? Path::kCells : Path::kFloatDots;
+  if (is_cell_dtype(dtype)) return Path::kCells;
+  return tokens >= kPanelTokens ? Path::kFloatPanels : Path::kFloatDots;
 }
 
 void run_path(Path path, Context& context, const PathArgs& args) {
   switch (path) {
     case Path::kTiles: return multiply_tiles(context, args);
     case Path::kCells: return multiply_cells(context, args);
+    case Path::kFloatPanels: return multiply_float_panels(context, args);
     case Path::kFloatDots: return multiply_float_dots(context, args);
   }
 }
@@ -65,7 +69,7 @@ void matmul(Context& context, const MatmulArgs& args) {
   // Targets that take the same path share one conversion of x and one parallel region.
   const MatmulTarget** chosen =
       context.arena().allocate<const MatmulTarget*>(static_cast<int64_t>(args.targets.size()));
-  for (const Path path : {Path::kTiles, Path::kCells, Path::kFloatDots}) {
+  for (const Path path : {Path::kTiles, Path::kCells, Path::kFloatPanels, Path::kFloatDots}) {
     size_t count = 0;
     for (const MatmulTarget& target : args.targets) {
       if (path_of(target, args.x.shape().rows()) == path) chosen[count++] = &target;

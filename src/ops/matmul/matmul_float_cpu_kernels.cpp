@@ -1,6 +1,7 @@
-// Row dot products for a few rows of x: each weight is read once from memory, straight from the
-// layout of the file. Four tokens by two rows keep all sums in registers.
-#include "core/simd/vec.h"
+// Float weights. For a few rows of x, row dot products: each weight is read once, straight from the
+// layout of the file. For many, products with interleaved panels: a block of tokens by 16 rows of
+// weights keeps all its sums in registers.
+#include "core/simd/bytes.h"
 #include "ops/matmul/matmul_float_cpu.h"
 
 namespace spb::ops::SPB_ISA {
@@ -66,8 +67,81 @@ void dot(const FloatDotArgs<T>& a) {
   for (; token < a.tokens; ++token) dot_rows<1>(a, token);
 }
 
+constexpr int kPanelRows = 16;
+constexpr int kPanelVectors = kPanelRows / kLanes;
+// Tokens whose sums fit the registers beside the weights: 2 x 12 of 32, 2 x 6 of 16 vectors.
+constexpr int kPanels = kLanes == 16 ? 2 : 1;
+constexpr int kTokenBlock = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 3;
+constexpr int kVectors = kPanels * kPanelVectors;
+
+template <typename T>
+void interleave(const T* rows, int64_t row_stride, int64_t row_count, int64_t columns,
+                float* panel) {
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    const T* row = rows + r * row_stride;
+    for (int64_t k = 0; k < columns; k += kLanes) {
+      const int count = static_cast<int>(columns - k < kLanes ? columns - k : kLanes);
+      float values[kLanes] = {};
+      if (r < row_count)
+        store(values, count == kLanes ? load(row + k) : load_partial(row + k, count));
+      for (int i = 0; i < count; ++i) panel[(k + i) * kPanelRows + r] = values[i];
+    }
+  }
+}
+
+void put_vector(const FloatPanelArgs& a, int64_t token, int64_t row, Vec value) {
+  const int64_t left = a.rows - row;
+  if (left <= 0) return;
+  const int count = static_cast<int>(left < kLanes ? left : kLanes);
+  float* y = a.out.y + token * a.out.stride + row;
+  if (a.out.bias != nullptr) value += load_partial(a.out.bias + row, count);
+  if (count == kLanes) return store(y, a.out.accumulate ? load(y) + value : value);
+  if (a.out.accumulate) value += load_partial(y, count);
+  store_partial(y, value, count);
+}
+
+// A last block of panels may hold one less than kPanels: its sums are computed from the panel that
+// is there and dropped.
+template <int kTokens>
+void panel_block(const FloatPanelArgs& a, int64_t token, int64_t row) {
+  const float* x = a.x + token * a.x_stride;
+  const float* panel[kPanels];
+  for (int p = 0; p < kPanels; ++p) {
+    const int64_t exists = row + p * kPanelRows < a.rows ? p : 0;
+    panel[p] = a.panels + (row / kPanelRows + exists) * a.panel_floats;
+  }
+  Vec sums[kTokens][kVectors] = {};
+  for (int64_t k = 0; k < a.columns; ++k) {
+    Vec w[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      w[v] = load(panel[v / kPanelVectors] + k * kPanelRows + v % kPanelVectors * kLanes);
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      const Vec one = broadcast_float(x + t * a.x_stride + k);
+      for (int v = 0; v < kVectors; ++v) sums[t][v] = fma(one, w[v], sums[t][v]);
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    for (int v = 0; v < kVectors; ++v) put_vector(a, token + t, row + v * kLanes, sums[t][v]);
+  }
+}
+
+void multiply_panels(const FloatPanelArgs& a) {
+  int64_t token = 0;
+  for (; token + kTokenBlock <= a.tokens; token += kTokenBlock) {
+    for (int64_t row = 0; row < a.rows; row += kPanels * kPanelRows) {
+      panel_block<kTokenBlock>(a, token, row);
+    }
+  }
+  for (; token < a.tokens; ++token) {
+    for (int64_t row = 0; row < a.rows; row += kPanels * kPanelRows) panel_block<1>(a, token, row);
+  }
+}
+
 }  // namespace
 
-const FloatKernels kFloatKernels = {dot<float>, dot<f16>, dot<bf16>};
+const FloatKernels kFloatKernels = {dot<float>,        dot<f16>,        dot<bf16>,
+                                    interleave<float>, interleave<f16>, interleave<bf16>,
+                                    multiply_panels};
 
 }  // namespace spb::ops::SPB_ISA
