@@ -115,11 +115,13 @@ check_skeleton() {
     ctest --test-dir "$tree/build" -R ops_layer_swap --output-on-failure --no-tests=error
 }
 
-# Runs one fuzzer on its corpus, which grows in build/corpus/ from one call to the next.
+# Runs one fuzzer on its corpus, which grows in build/corpus/ from one call to the next, and on the
+# well-formed files of the tests.
 fuzz() {
-  local name=$1 corpus=build/corpus/$1
+  local name=$1 corpus=build/corpus/$1 seeds=tests/fixtures/io
+  if [ "$name" = tokenizer_json_fuzz ]; then seeds=tests/fixtures/text/smollm2; fi
   mkdir -p "$corpus"
-  "${no_aslr[@]}" "$(find build/fuzz -type f -name "$name" -perm -u+x)" "$corpus" \
+  "${no_aslr[@]}" "$(find build/fuzz -type f -name "$name" -perm -u+x)" "$corpus" "$seeds" \
     -max_total_time=$fuzz_seconds -timeout=20 -rss_limit_mb=3000 -print_final_stats=1 \
     -artifact_prefix="$logs/$name-"
 }
