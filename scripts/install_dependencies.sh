@@ -19,7 +19,6 @@ case $mode in
 esac
 
 is_installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
-is_available() { apt-cache show "$1" >/dev/null 2>&1; }
 
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
@@ -32,32 +31,29 @@ as_root() {
   fi
 }
 
-# Prints the packages of "$@" that are missing, without those this distribution does not have.
-missing_of() {
-  local package
-  for package in "$@"; do
-    if ! is_installed "$package"; then echo "$package"; fi
-  done
-}
-
 if ! command -v apt-get >/dev/null; then
   echo "install: no apt-get here; going on with what is installed. Needed: ${packages[*]}"
   exit 0
 fi
 
-# Clang for the fuzzers; its runtime library has a package of its own in some releases only. The
-# format check wants version 14, because other versions lay code out differently.
-tools=()
-if [ "$mode" = --all ]; then tools=(clang clang-format-14); fi
-
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+
 updated=false
+update_lists() {
+  if [ "$updated" = true ]; then return; fi
+  updated=true
+  as_root apt-get update -qq >>"$log" 2>&1 || echo "install: apt-get update failed; trying on"
+}
+
+# A fresh machine has no lists yet, so they are fetched before the question.
+is_available() {
+  update_lists
+  apt-cache show "$1" >/dev/null 2>&1
+}
+
 apt_install() {
-  if [ "$updated" = false ]; then
-    as_root apt-get update -qq >>"$log" 2>&1 || echo "install: apt-get update failed; trying on"
-    updated=true
-  fi
+  update_lists
   echo "install: $*"
   if ! as_root apt-get install -y -qq --no-install-recommends "$@" >>"$log" 2>&1; then
     tail -n 15 "$log" >&2
@@ -66,24 +62,31 @@ apt_install() {
   fi
 }
 
-mapfile -t missing < <(missing_of "${packages[@]}")
+missing=()
+for package in "${packages[@]}"; do
+  if ! is_installed "$package"; then missing+=("$package"); fi
+done
 if [ "${#missing[@]}" -gt 0 ]; then apt_install "${missing[@]}"; fi
 
-for tool in ${tools[@]+"${tools[@]}"}; do
-  if is_installed "$tool"; then continue; fi
-  if [ "$tool" = clang-format-14 ] && clang-format --version 2>/dev/null | grep -q 'version 14\.'; then
-    continue
-  fi
-  if is_available "$tool"; then
-    apt_install "$tool"
+# Installs a package unless this distribution does not have it.
+install_optional() {
+  if is_installed "$1"; then return; fi
+  if is_available "$1"; then
+    apt_install "$1"
   else
-    echo "install: $tool: not in this distribution, left out"
+    echo "install: $1: not in this distribution, left out"
   fi
-done
+}
 
-if [ "$mode" = --all ] && command -v clang >/dev/null; then
-  version=$(clang -dumpversion | cut -d. -f1)
-  runtime=libclang-rt-$version-dev
-  if ! is_installed "$runtime" && is_available "$runtime"; then apt_install "$runtime"; fi
+# Clang for the fuzzers; its runtime library has a package of its own in some releases only. The
+# format check wants version 14, because other versions lay code out differently.
+if [ "$mode" = --all ]; then
+  install_optional clang
+  if ! clang-format --version 2>/dev/null | grep -q 'version 14\.'; then
+    install_optional clang-format-14
+  fi
+  if command -v clang >/dev/null; then
+    install_optional "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+  fi
 fi
 echo "install: everything is there"
