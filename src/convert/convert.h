@@ -18,8 +18,8 @@ namespace spb::convert {
 using ProgressFunction = std::function<void(int64_t done, int64_t total)>;
 
 struct ConvertSettings {
-  DType format = DType::kBF16;            // of matrices
-  std::optional<DType> embedding_format;  // default: at least q8_0
+  DType format = DType::kBF16;                           // of matrices
+  std::optional<DType> embedding_format = std::nullopt;  // default: at least q8_0
   bool overwrite = false;
 };
 

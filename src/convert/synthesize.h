@@ -16,9 +16,9 @@ namespace spb::convert {
 
 struct SynthesizeOptions {
   DType format = DType::kQ4_0;
-  std::optional<DType> embedding_format;  // default: at least q8_0
+  std::optional<DType> embedding_format = std::nullopt;  // default: at least q8_0
   uint64_t seed = 1;
-  std::string architecture;  // GGUF architecture; empty: the config's own
+  std::string architecture = {};  // GGUF architecture; empty: the config's own
 };
 
 void synthesize(Context& context, const model::ModelConfig& config,

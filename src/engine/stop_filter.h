@@ -1,4 +1,5 @@
 // StopFilter: finds stop sequences in text that arrives in pieces, holding back what may begin one.
+// The sequence that is complete first counts, however the text is cut into pieces.
 #pragma once
 
 #include <string>

@@ -14,14 +14,26 @@ std::string random_text(Rng& rng, int64_t length) {
   return text;
 }
 
+// Where the first complete stop sequence begins, found one character at a time.
+size_t first_stop(const std::string& text, const std::vector<std::string>& stops) {
+  for (size_t end = 1; end <= text.size(); ++end) {
+    size_t begin = std::string::npos;
+    for (const std::string& stop : stops) {
+      if (text.substr(0, end).ends_with(stop)) begin = std::min(begin, end - stop.size());
+    }
+    if (begin != std::string::npos) return begin;
+  }
+  return std::string::npos;
+}
+
 // However the text is cut, the filter shows exactly what precedes the first stop sequence.
-TEST(StopFilter, EqualsFindOnTheWholeText) {
+TEST(StopFilter, EqualsASearchOfTheWholeText) {
   Rng rng(7);
   for (int round = 0; round < 500; ++round) {
     const std::string text = random_text(rng, rng.below(40));
     const std::vector<std::string> stops = {random_text(rng, 1 + rng.below(5)),
                                             random_text(rng, 1 + rng.below(5))};
-    const size_t first = std::min(text.find(stops[0]), text.find(stops[1]));
+    const size_t first = first_stop(text, stops);
     StopFilter filter(stops);
     std::string shown;
     for (size_t at = 0; at < text.size() && !filter.found();) {
