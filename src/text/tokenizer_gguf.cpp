@@ -23,13 +23,19 @@ constexpr int64_t kLstrip = 1;
 constexpr int64_t kRstrip = 2;
 constexpr int64_t kSingleWord = 4;
 constexpr int64_t kNormalized = 8;
-constexpr int64_t kAllFlags = kLstrip | kRstrip | kSingleWord | kNormalized;
+constexpr int64_t kOrdinaryToo = 16;
+constexpr int64_t kAllFlags = kLstrip | kRstrip | kSingleWord | kNormalized | kOrdinaryToo;
 
 using Flags = std::unordered_map<int64_t, int64_t>;
 
-int64_t flags_of(const AddedTokenRule& rule) {
+int64_t flags_of(const AddedTokenRule& rule, const TokenizerParts& parts) {
+  const std::string& content = rule.token.content;
+  // Where this matters: the token of a byte, and pieces that are taken as tokens unmerged.
+  const bool ordinary_too = (content.size() == 1 || parts.settings.ignore_merges) &&
+                            parts.texts.find(content) == rule.token.id;
   return (rule.lstrip ? kLstrip : 0) | (rule.rstrip ? kRstrip : 0) |
-         (rule.single_word ? kSingleWord : 0) | (rule.normalized ? kNormalized : 0);
+         (rule.single_word ? kSingleWord : 0) | (rule.normalized ? kNormalized : 0) |
+         (ordinary_too ? kOrdinaryToo : 0);
 }
 
 Flags read_flags(const io::GgufMetadata& metadata) {
@@ -79,7 +85,10 @@ void read_tokens(const io::GgufMetadata& metadata, TokenizerBuilder& builder) {
     }
   }
   for (size_t id = 0; id < tokens->size(); ++id) {
-    if (type_of(id) == kOrdinary) builder.add_token((*tokens)[id], static_cast<int64_t>(id));
+    const auto wide_id = static_cast<int64_t>(id);
+    const auto flag = flags.find(wide_id);
+    const bool ordinary_too = flag != flags.end() && (flag->second & kOrdinaryToo) != 0;
+    if (type_of(id) == kOrdinary || ordinary_too) builder.add_token((*tokens)[id], wide_id);
   }
   builder.reserve_ids(static_cast<int64_t>(tokens->size()));
 }
@@ -124,9 +133,10 @@ void write_tokens(const TokenizerParts& parts, io::GgufMetadata& metadata) {
     const auto id = static_cast<size_t>(rule.token.id);
     tokens[id] = rule.token.content;
     types[id] = rule.token.special ? kControl : kUserDefined;
-    if (flags_of(rule) == 0) continue;
+    const int64_t value = flags_of(rule, parts);
+    if (value == 0) continue;
     flags.push_back(rule.token.id);
-    flags.push_back(flags_of(rule));
+    flags.push_back(value);
   }
   metadata.set("tokenizer.ggml.tokens", io::GgufArray(std::move(tokens)));
   metadata.set("tokenizer.ggml.token_type", io::GgufArray(std::move(types)));

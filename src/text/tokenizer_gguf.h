@@ -16,7 +16,8 @@
 //                                   in tokenizer.ggml also where the reference leaves such bytes
 //                                   out
 //   tokenizer.spb.added_flags       id, flags, id, flags, ...: lstrip 1, rstrip 2, single_word 4,
-//                                   normalized 8; tokens not named have none
+//                                   normalized 8, an ordinary token as well 16; tokens not named
+//                                   have none
 #pragma once
 
 #include "text/tokenizer_builder.h"
