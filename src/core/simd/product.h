@@ -32,10 +32,11 @@ inline void product_tile(Strided a, const T* b, int64_t b_row, int64_t steps, fl
     if constexpr (kPartial) return load_partial(p, last);
     return load(p);
   };
-  Vec sums[kRows][kColumns] = {};
-  if constexpr (kInto == Into::kAdd) {
-    for (int r = 0; r < kRows; ++r) {
-      for (int n = 0; n < kColumns; ++n) sums[r][n] = read(c + r * c_row + n * kLanes);
+  // Set element by element: an initializer of the whole array would keep it in memory.
+  Vec sums[kRows][kColumns];
+  for (int r = 0; r < kRows; ++r) {
+    for (int n = 0; n < kColumns; ++n) {
+      sums[r][n] = kInto == Into::kAdd ? read(c + r * c_row + n * kLanes) : Vec{};
     }
   }
   for (int64_t s = 0; s < steps; ++s) {

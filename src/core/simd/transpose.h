@@ -1,4 +1,5 @@
-// Transposition of a square of floats held in registers, kLanes registers of kLanes lanes.
+// Transposition of a square of floats held in registers, kLanes registers of kLanes lanes, and sums
+// over the lanes of each. Shared by matmul and the attention operators.
 //
 // Included by `*_cpu_kernels.cpp` files only; see vec.h.
 #pragma once
