@@ -236,11 +236,17 @@ TEST(TorchZip, RefusesRecordsThatLieElsewhere) {
   expect_refused(patched(1, kOffset, 0), {"name: expected as in the directory, got 'a/data.pkl'"});
   expect_refused(patched(1, kOffset, 0x7fffffff), {"record 'a/data/0'", "expected 4 bytes, got 0"});
   expect_refused(patched(1, kCompressed, 23), {"size: expected 24 stored bytes, got 23"});
-  std::string overlap = patched(0, kCompressed, static_cast<uint32_t>(pickle.size() + 4));
-  const size_t entry = overlap.find("PK\x01\x02");
-  const auto longer = static_cast<uint32_t>(pickle.size() + 4);
-  std::memcpy(overlap.data() + entry + kCompressed + 4, &longer, sizeof(longer));
-  expect_refused(overlap, {"record 'a/data/0': expected its own bytes, got those of 'a/data.pkl'"});
+  const auto lengthened = [&](size_t entry, size_t bytes) {
+    std::string file = patched(entry, kCompressed, static_cast<uint32_t>(bytes));
+    for (size_t i = 0, place = 0; i <= entry; ++i) {
+      place = file.find("PK\x01\x02", place + 1);
+      if (i == entry) std::memcpy(&file[place + kCompressed + 4], &file[place + kCompressed], 4);
+    }
+    return file;
+  };
+  expect_refused(lengthened(0, pickle.size() + 4),
+                 {"record 'a/data/0': expected its own bytes, got those of 'a/data.pkl'"});
+  expect_refused(lengthened(1, 25), {"record 'a/data/0': data: expected to end before the dir"});
 }
 
 }  // namespace
