@@ -193,46 +193,63 @@ void attend_packed(const QueryRows& rows, const PackedBlock& packed, float* scor
   }
 }
 
-// scores[r, j] = <q[r], keys[j]> for up to kRows queries and up to kLanes / kRows keys, with one
-// register of sums per pair. Rows and keys beyond those given are read from the last one.
-template <int kRows, typename T>
-void score_square(const float* q, int64_t rows, const T* keys, int64_t count, int64_t head_dim,
-                  float* scores) {
-  constexpr int kKeys = kLanes / kRows;
-  const float* query_rows[kRows];
-  for (int r = 0; r < kRows; ++r) query_rows[r] = q + (r < rows ? r : rows - 1) * head_dim;
-  const T* key_rows[kKeys];
-  for (int j = 0; j < kKeys; ++j) key_rows[j] = keys + (j < count ? j : count - 1) * head_dim;
-  Vec sums[kLanes] = {};
-  for (int64_t d = 0; d < head_dim; d += kLanes) {
+// scores[r, j] = <q[r], keys[j]> for kRows queries and kKeys keys, with one register of sums per
+// pair, folded together at the end.
+template <int kRows, int kKeys, typename T>
+void score_square(const float* q, const T* keys, int64_t head_dim, float* scores) {
+  static_assert(kRows * kKeys <= kLanes);
+  Vec sums[kRows][kKeys];
+  for (int r = 0; r < kRows; ++r) {
+    for (int j = 0; j < kKeys; ++j) sums[r][j] = Vec{};
+  }
+  int64_t d = 0;
+  for (; d + kLanes <= head_dim; d += kLanes) {
     Vec query[kRows];
-    for (int r = 0; r < kRows; ++r) query[r] = load_up_to(query_rows[r] + d, head_dim - d);
+    for (int r = 0; r < kRows; ++r) query[r] = load(q + r * head_dim + d);
     for (int j = 0; j < kKeys; ++j) {
-      const Vec key = load_up_to(key_rows[j] + d, head_dim - d);
-      for (int r = 0; r < kRows; ++r) sums[r * kKeys + j] = fma(query[r], key, sums[r * kKeys + j]);
+      const Vec key = load(keys + j * head_dim + d);
+      for (int r = 0; r < kRows; ++r) sums[r][j] = fma(query[r], key, sums[r][j]);
     }
   }
-  float dots[kLanes];
-  store(dots, reduce_add_each(sums));
-  for (int r = 0; r < rows && r < kRows; ++r) {
-    __builtin_memcpy(scores + r * kKeyBlock, dots + r * kKeys,
-                     static_cast<size_t>(count < kKeys ? count : kKeys) * sizeof(float));
+  Vec folded[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    folded[i] = i < kRows * kKeys ? sums[i / kKeys][i % kKeys] : Vec{};
   }
+  float dots[kLanes];
+  store(dots, reduce_add_each(folded));
+  for (int r = 0; r < kRows; ++r) {
+    for (int j = 0; j < kKeys; ++j) scores[r * kKeyBlock + j] = dots[r * kKeys + j];
+  }
+  if (d == head_dim) return;
+  const int rest = static_cast<int>(head_dim - d);
+  for (int r = 0; r < kRows; ++r) {
+    const Vec query = load_partial(q + r * head_dim + d, rest);
+    for (int j = 0; j < kKeys; ++j) {
+      scores[r * kKeyBlock + j] += reduce_add(query * load_partial(keys + j * head_dim + d, rest));
+    }
+  }
+}
+
+template <int kRows, typename T>
+void score_rows(const float* q, const T* keys, int64_t count, int64_t head_dim, float* scores) {
+  constexpr int kKeys = kLanes / kRows;
+  int64_t j = 0;
+  for (; j + kKeys <= count; j += kKeys) {
+    score_square<kRows, kKeys>(q, keys + j * head_dim, head_dim, scores + j);
+  }
+  for (; j < count; ++j) score_square<kRows, 1>(q, keys + j * head_dim, head_dim, scores + j);
 }
 
 template <typename T>
 void score_unpacked(const float* q, int64_t rows, const T* keys, int64_t count, int64_t head_dim,
                     float* scores) {
-  constexpr int kMost = 4;  // rows that share a converted key
-  for (int64_t row = 0; row < rows; row += kMost) {
-    const int64_t left = rows - row;
-    const auto score = left > 2   ? score_square<4, T>
-                       : left > 1 ? score_square<2, T>
-                                  : score_square<1, T>;
-    const int64_t step = left > 2 ? kLanes / 4 : left > 1 ? kLanes / 2 : kLanes;
-    for (int64_t j = 0; j < count; j += step) {
-      score(q + row * head_dim, left, keys + j * head_dim, count - j, head_dim,
-            scores + row * kKeyBlock + j);
+  constexpr int64_t kMost = 4;  // rows that share a converted key
+  for (; rows > 0; rows -= kMost, q += kMost * head_dim, scores += kMost * kKeyBlock) {
+    switch (rows) {
+      case 1: score_rows<1>(q, keys, count, head_dim, scores); break;
+      case 2: score_rows<2>(q, keys, count, head_dim, scores); break;
+      case 3: score_rows<3>(q, keys, count, head_dim, scores); break;
+      default: score_rows<4>(q, keys, count, head_dim, scores); break;
     }
   }
 }
