@@ -31,6 +31,13 @@ std::vector<Merge> random_merges(Rng& rng, int count) {
   return merges;
 }
 
+size_t rank_of(const std::vector<Merge>& merges, int32_t left, int32_t right) {
+  const auto found = std::find_if(merges.begin(), merges.end(), [&](const Merge& merge) {
+    return merge.left == left && merge.right == right;
+  });
+  return static_cast<size_t>(found - merges.begin());
+}
+
 // The definition, one merge at a time.
 std::vector<int32_t> merge_plainly(const std::string& text, const std::vector<Merge>& merges) {
   std::vector<int32_t> ids;
@@ -39,11 +46,9 @@ std::vector<int32_t> merge_plainly(const std::string& text, const std::vector<Me
     size_t best_rank = merges.size();
     size_t best_at = 0;
     for (size_t at = 0; at + 1 < ids.size(); ++at) {
-      for (size_t rank = 0; rank < best_rank; ++rank) {
-        if (merges[rank].left != ids[at] || merges[rank].right != ids[at + 1]) continue;
-        best_rank = rank;
-        best_at = at;
-      }
+      const size_t rank = rank_of(merges, ids[at], ids[at + 1]);
+      if (rank < best_rank) best_at = at;
+      best_rank = std::min(best_rank, rank);
     }
     if (best_rank == merges.size()) return ids;
     ids[best_at] = merges[best_rank].result;
