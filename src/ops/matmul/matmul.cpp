@@ -1,4 +1,12 @@
-// matmul: checks its arguments and chooses the path.
+// matmul: checks its arguments and chooses the path. The other files of this folder:
+//   matmul_weight         preparation; matmul_pack interleaves blocks into cells (matmul_cells.h)
+//   matmul_cells          block formats x int8; matmul_cells_cpu_kernels, matmul_cell_codes.h
+//   matmul_tiles          bf16 tiles (AMX); matmul_expand_cpu_amx converts to tiles
+//                         (matmul_tiles.h), matmul_tiles_cpu_amx multiplies them
+//   matmul_float_dots, matmul_float_panels   float rows, few and many tokens;
+//                         matmul_float_cpu_kernels
+//   matmul_path.h         what the paths share: targets in one row, split over the threads
+//   matmul_reference      the oracle
 #include "ops/matmul/matmul.h"
 
 #include "core/error.h"
@@ -31,7 +39,7 @@ enum class Path { kTiles, kCells, kFloatPanels, kFloatDots };
 // From so many rows of x on, expanding the weights for tile products is worth its while.
 constexpr int64_t kTileTokens = 16;
 // The same for interleaving float weights.
-constexpr int64_t kPanelTokens = 48;
+constexpr int64_t kPanelTokens = 32;
 
 Path path_of(const MatmulTarget& target, int64_t tokens) {
   const DType dtype = target.weight->dtype();

@@ -1,4 +1,5 @@
 // Conversion of x and of weights to the bf16 tiles of matmul_tiles.h.
+#include "core/simd/transpose.h"
 #include "ops/matmul/matmul_cell_codes.h"
 #include "ops/matmul/matmul_tiles.h"
 
@@ -77,32 +78,6 @@ __m512i load_bf16s(DType dtype, const std::byte* p, int64_t count) {
                   (Vec)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(raw, 1)));
 }
 
-// Transposes 16 x 16 words of 32 bits: first within quarters of the vectors, then between them.
-void transpose(__m512i v[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 4) {
-    const __m512i a = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-    const __m512i b = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    const __m512i c = _mm512_unpacklo_epi32(v[i + 2], v[i + 3]);
-    const __m512i d = _mm512_unpackhi_epi32(v[i + 2], v[i + 3]);
-    t[i] = _mm512_unpacklo_epi64(a, c);
-    t[i + 1] = _mm512_unpackhi_epi64(a, c);
-    t[i + 2] = _mm512_unpacklo_epi64(b, d);
-    t[i + 3] = _mm512_unpackhi_epi64(b, d);
-  }
-  // t[4 q + i], quarter s: column 4 s + i of rows 4 q .. 4 q + 3.
-  for (int i = 0; i < 4; ++i) {
-    const __m512i a = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88);
-    const __m512i b = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88);
-    const __m512i c = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
-    const __m512i d = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
-    v[i] = _mm512_shuffle_i32x4(a, b, 0x88);
-    v[i + 8] = _mm512_shuffle_i32x4(a, b, 0xdd);
-    v[i + 4] = _mm512_shuffle_i32x4(c, d, 0x88);
-    v[i + 12] = _mm512_shuffle_i32x4(c, d, 0xdd);
-  }
-}
-
 }  // namespace
 
 void convert_strip(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
@@ -141,13 +116,18 @@ void expand_cells(DType dtype, const std::byte* group, int64_t cells, std::byte*
 void expand_floats(DType dtype, const std::byte* rows, int64_t row_stride, int64_t row_count,
                    int64_t columns, std::byte* panel) {
   for (int64_t k = 0; k < columns; k += kTileColumns, panel += kTileBytes) {
-    __m512i v[16];
+    // Pairs of columns travel as one word.
+    Vec pairs[16];
     for (int64_t r = 0; r < 16; ++r) {
-      v[r] = r < row_count ? load_bf16s(dtype, rows + r * row_stride + 2 * k, columns - k)
-                           : _mm512_setzero_si512();
+      pairs[r] = broadcast(0.0f);
+      if (r < row_count) {
+        pairs[r] = (Vec)load_bf16s(dtype, rows + r * row_stride + 2 * k, columns - k);
+      }
     }
-    transpose(v);
-    for (int pair = 0; pair < 16; ++pair) _mm512_store_si512(panel + 64 * pair, v[pair]);
+    transpose(pairs);
+    for (int pair = 0; pair < 16; ++pair) {
+      _mm512_store_si512(panel + 64 * pair, (__m512i)pairs[pair]);
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 // layout of the file. For many, products with interleaved panels: a block of tokens by 16 rows of
 // weights keeps all its sums in registers.
 #include "core/simd/bytes.h"
+#include "core/simd/transpose.h"
 #include "ops/matmul/matmul_float_cpu.h"
 
 namespace spb::ops::SPB_ISA {
@@ -74,17 +75,30 @@ constexpr int kPanels = kLanes == 16 ? 2 : 1;
 constexpr int kTokenBlock = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 3;
 constexpr int kVectors = kPanels * kPanelVectors;
 
+// Columns k .. k + kLanes of kLanes rows from first_row on.
 template <typename T>
-void interleave(const T* rows, int64_t row_stride, int64_t row_count, int64_t columns,
-                float* panel) {
-  for (int64_t r = 0; r < kPanelRows; ++r) {
-    const T* row = rows + r * row_stride;
-    for (int64_t k = 0; k < columns; k += kLanes) {
-      const int count = static_cast<int>(columns - k < kLanes ? columns - k : kLanes);
-      float values[kLanes] = {};
-      if (r < row_count)
-        store(values, count == kLanes ? load(row + k) : load_partial(row + k, count));
-      for (int i = 0; i < count; ++i) panel[(k + i) * kPanelRows + r] = values[i];
+void interleave_square(const T* rows, int64_t row_stride, int64_t row_count, int64_t columns,
+                       int64_t k, int first_row, float* panel) {
+  const int count = static_cast<int>(columns - k < kLanes ? columns - k : kLanes);
+  Vec square[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    const T* p = rows + (first_row + i) * row_stride + k;
+    if (first_row + i >= row_count) {
+      square[i] = broadcast(0.0f);
+    } else {
+      square[i] = count == kLanes ? load(p) : load_partial(p, count);
+    }
+  }
+  transpose(square);
+  for (int i = 0; i < count; ++i) store(panel + (k + i) * kPanelRows + first_row, square[i]);
+}
+
+template <typename T>
+void interleave_rows(const T* rows, int64_t row_stride, int64_t row_count, int64_t columns,
+                     float* panel) {
+  for (int64_t k = 0; k < columns; k += kLanes) {
+    for (int first_row = 0; first_row < kPanelRows; first_row += kLanes) {
+      interleave_square(rows, row_stride, row_count, columns, k, first_row, panel);
     }
   }
 }
@@ -140,8 +154,12 @@ void multiply_panels(const FloatPanelArgs& a) {
 
 }  // namespace
 
-const FloatKernels kFloatKernels = {dot<float>,        dot<f16>,        dot<bf16>,
-                                    interleave<float>, interleave<f16>, interleave<bf16>,
+const FloatKernels kFloatKernels = {dot<float>,
+                                    dot<f16>,
+                                    dot<bf16>,
+                                    interleave_rows<float>,
+                                    interleave_rows<f16>,
+                                    interleave_rows<bf16>,
                                     multiply_panels};
 
 }  // namespace spb::ops::SPB_ISA
