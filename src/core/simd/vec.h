@@ -40,7 +40,16 @@ inline VecI lane_index() {
 #endif
 }
 
-inline Vec broadcast(float x) { return Vec{} + x; }
+// Vec{} + x would cost an addition: 0 + x is not x for -0.
+inline Vec broadcast(float x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_set1_ps(x);
+#else
+  return Vec{x, x, x, x};
+#endif
+}
 
 inline Vec load(const float* p) {
   Vec v;
