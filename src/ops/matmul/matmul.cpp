@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/isa.h"
+#include "core/tensor_check.h"
 #include "ops/matmul/matmul_path.h"
 
 namespace spb::ops {
@@ -32,6 +33,7 @@ void check_target(const MatmulArgs& args, size_t index) {
             (target.bias.dtype() == DType::kF32 && target.bias.shape().elements() == rows),
         "matmul: target {}: bias: expected f32 [{}], got {} {}", index, rows,
         name(target.bias.dtype()), target.bias.shape().to_string());
+  check_no_overlap("matmul", "y", target.y, "x", args.x);
 }
 
 enum class Path { kTiles, kCells, kFloatPanels, kFloatDots };

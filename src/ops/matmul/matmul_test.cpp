@@ -399,6 +399,8 @@ TEST(MatmulErrors, RefusesWhatDoesNotFit) {
   EXPECT_THROW(call({&weight, {}, {}, false}, x), Error);
   EXPECT_THROW(call({&none, {}, y, false}, x), Error);
   EXPECT_THROW(call({nullptr, {}, y, false}, x), Error);
+  const TensorView inside_x(x.view().data(), DType::kF32, Shape{2, 3});
+  EXPECT_THROW(call({&weight, {}, inside_x, false}, x), Error);
   EXPECT_THROW(prepare_matmul_weight(context, Tensor(DType::kI32, Shape{2, 2})), Error);
   EXPECT_THROW(prepare_matmul_weight(context, Tensor(DType::kF32, Shape{2})), Error);
   EXPECT_THROW(prepare_matmul_weight(context, {}), Error);
