@@ -51,7 +51,10 @@ int64_t row_bytes(DType dtype, int64_t elements) {
   check(elements >= 0 && elements % f.block_elements == 0,
         "row of {}: expected a multiple of {} elements, got {}", f.name, f.block_elements,
         elements);
-  return elements / f.block_elements * f.block_bytes;
+  int64_t bytes = 0;
+  check(!__builtin_mul_overflow(elements / f.block_elements, int64_t{f.block_bytes}, &bytes),
+        "row of {}: {} elements do not fit in 63 bits of bytes", f.name, elements);
+  return bytes;
 }
 
 }  // namespace spb
