@@ -119,11 +119,11 @@ inline Vec load(const f16* p) {
 }
 
 inline void store(bf16* p, Vec v) {
-  const VecI bits = (VecI)v;
-  const VecI nan = (bits & 0x7fffffff) > 0x7f800000;
-  const VecI rounded = ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) & 0xffff;
-  const VecI quiet = ((bits >> 16) & 0xffff) | 0x40;
-  const VecI out = nan ? quiet : rounded;
+  typedef uint32_t VecU __attribute__((vector_size(kLanes * 4)));  // sums of NaN lanes wrap
+  const VecU bits = (VecU)v;
+  const VecU rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const VecU quiet = (bits >> 16) | 0x40;
+  const VecU out = v != v ? quiet : rounded;
   for (int i = 0; i < kLanes; ++i) p[i].bits = static_cast<uint16_t>(out[i]);
 }
 
