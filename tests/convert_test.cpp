@@ -13,6 +13,7 @@
 #include "golden/golden_recipe.h"
 #include "io/checkpoint.h"
 #include "model/forward.h"
+#include "text/tokenizer.h"
 
 namespace spb {
 namespace {

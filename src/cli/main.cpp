@@ -1,7 +1,9 @@
 // spb: the command line of SpikingBrain. Turns errors into one line and an exit status:
 // 0 success, 1 a file or the system refused, 2 usage, 130 interrupted.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <new>
 
 #include "cli/command.h"
@@ -28,7 +30,20 @@ int status_of(spb::ErrorKind kind) {
   return kFailure;
 }
 
+// The parser itself only says that a command is required.
+void check_command(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return;
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names.push_back(command->get_name());
+  }
+  spb::check(std::find(names.begin(), names.end(), argv[1]) != names.end(),
+             "command: expected one of {}, got '{}'", fmt::join(names, ", "),
+             spb::printable(argv[1]));
+}
+
 int parse(CLI::App& app, int argc, char** argv) {
+  check_command(app, argc, argv);
   try {
     app.parse(argc, argv);
     return 0;

@@ -1,6 +1,8 @@
 #include "model/model.h"
 
+#include <array>
 #include <filesystem>
+#include <unordered_set>
 
 #include "core/block_formats.h"
 #include "core/error.h"
@@ -41,20 +43,39 @@ class LayerBuilder {
     return layer;
   }
 
+  ops::MatmulWeight prepare(ConstTensorView view) {
+    ops::MatmulWeight weight = ops::prepare_matmul_weight(context_, view, options_.repack);
+    if (weight.owns_memory()) copied_.insert(view.data());
+    return weight;
+  }
+
+  // Pages of the file whose weights now live in a copy need not stay in memory.
+  void drop_copied(const io::TensorSource& source) const {
+    for (const io::TensorEntry& entry : source.tensors()) {
+      if (copied_.contains(entry.view.data())) source.drop(entry);
+    }
+  }
+
  private:
   Projection projection(const LinearWeights& w) {
     if (!w.weight.defined()) return {};
-    return {ops::prepare_matmul_weight(context_, w.weight, options_.repack), widened(w.bias)};
+    return {prepare(w.weight), widened(w.bias)};
   }
 
   Context& context_;
   const LoadOptions& options_;
+  std::unordered_set<const std::byte*> copied_;
 };
+
+// The matrix products of a layer; those its mixer has no use for are undefined.
+std::array<const Projection*, 9> projections(const Layer& layer) {
+  return {&layer.q,       &layer.k,        &layer.v,      &layer.o,       &layer.gate_down,
+          &layer.gate_up, &layer.mlp_gate, &layer.mlp_up, &layer.mlp_down};
+}
 
 int64_t layer_bytes(const Layer& layer) {
   int64_t bytes = 0;
-  for (const Projection* p : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate_down,
-                              &layer.gate_up, &layer.mlp_gate, &layer.mlp_up, &layer.mlp_down}) {
+  for (const Projection* p : projections(layer)) {
     if (p->weight.defined()) bytes += p->weight.bytes();
   }
   return bytes;
@@ -120,7 +141,8 @@ Model::Model(Context& context, ModelConfig config, ModelWeights weights,
   }
   norm_ = widened(weights_.norm);
   const ConstTensorView head = config_.tied_embeddings ? weights_.embeddings : weights_.lm_head;
-  head_ = ops::prepare_matmul_weight(context, head, options.repack);
+  head_ = builder.prepare(head);
+  builder.drop_copied(*source_);
   rope_factors_ = find_rope_factors(config_, *source_);
 }
 
