@@ -2,8 +2,10 @@
 //
 // Text is cut at added tokens, then by the pre-tokenizer's regular expression, then every piece is
 // merged by rank. Any byte string is accepted: malformed UTF-8 is first replaced by U+FFFD, one for
-// each maximal ill-formed part, as the reference tokenizer does, so encoding never fails. Ids are
-// checked: decoding an id outside the vocabulary is a usage error.
+// each maximal ill-formed part, as the reference tokenizer does. A byte without a token (SmolLM2
+// lacks some control characters) is left out, as there, unless the file names an unknown token. So
+// encoding fails only for a text of 1 GiB or more. Ids are checked: decoding an id outside the
+// vocabulary is a usage error; an id that the vocabulary skips decodes to nothing.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +21,7 @@
 namespace spb::text {
 
 struct EncodeOptions {
-  bool parse_special = true;  // recognise added tokens such as <|im_end|> in the text
+  bool parse_special = true;  // recognise added tokens such as <|im_end|> in the text; false: none
   bool add_bos = false;       // put the beginning-of-sequence token first when there is one
 };
 
