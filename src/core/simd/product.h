@@ -65,8 +65,13 @@ inline void product_rows(Strided a, const T* b, int64_t b_row, int64_t steps, fl
   for (; n + kProductWide * kLanes <= columns; n += kProductWide * kLanes) {
     product_tile<kInto, kRows, kProductWide, false>(a, b + n, b_row, steps, c + n, c_row, 0);
   }
-  for (; n + kLanes <= columns; n += kLanes) {
+  if (kProductWide > 2 && n + 2 * kLanes <= columns) {
+    product_tile<kInto, kRows, 2, false>(a, b + n, b_row, steps, c + n, c_row, 0);
+    n += 2 * kLanes;
+  }
+  if (n + kLanes <= columns) {
     product_tile<kInto, kRows, 1, false>(a, b + n, b_row, steps, c + n, c_row, 0);
+    n += kLanes;
   }
   if (n < columns) {
     product_tile<kInto, kRows, 1, true>(a, b + n, b_row, steps, c + n, c_row,

@@ -59,9 +59,10 @@ void gated_linear_attention(Context& context, const GatedLinearAttentionArgs& ar
   check_args(args);
   const int64_t tokens = args.q.shape()[0];
   if (tokens == 0) return;
-  const bool chunked =
-      args.form == GatedLinearAttentionForm::kChunked ||
-      (args.form == GatedLinearAttentionForm::kAutomatic && tokens >= kChunkedTokens);
+  const bool faster =
+      tokens >= kChunkedTokens && args.q.shape()[1] <= kChunkedGroup * args.k.shape()[1];
+  const bool chunked = args.form == GatedLinearAttentionForm::kChunked ||
+                       (args.form == GatedLinearAttentionForm::kAutomatic && faster);
   if (chunked) {
     gated_linear_attention_chunked(context, args);
   } else {

@@ -15,12 +15,15 @@
 //   state  [Hkv, K, V]   f32    initial state, overwritten with the final one
 //   o      [L, Hq, V]    f32    overwritten; may be q
 //
-// Two forms that agree: recurrent (token by token, exact, for decode) and chunked (for prefill):
-// inside a chunk A_ij = scale * sum_c q_ic k_jc exp(G_ic - G_jc) for j <= i with G the inclusive
-// cumulative gate, o = scale * (q . exp G) S + A v. Chunks are cut into sub-chunks of 16; the block
-// of a later sub-chunk I with an earlier J anchors both factors at the first row of I, so that no
-// exponent is ever positive and nothing overflows whatever the gates are. State and cumulative
-// gates are f32. Tolerance of both forms: 1e-5 of the largest |o|; the states agree to 1e-5 too.
+// Two forms that agree: recurrent (token by token) and chunked: inside a chunk of 32 tokens
+// A_ij = scale * sum_c q_ic k_jc exp(G_ic - G_jc) for j <= i with G the inclusive cumulative gate,
+// o = scale * (q . exp G) S + A v. Chunks are cut into sub-chunks of 16; the block of a later
+// sub-chunk I with an earlier J anchors both factors at the first row of I, so that no exponent is
+// ever positive and nothing overflows whatever the gates are. Differences of cumulative gates are
+// summed directly over the tokens between, never subtracted: a strong gate would swallow weak ones.
+// State and sums are f32. Tolerance of both forms: 1e-5 of the largest |o|; the states agree to
+// 1e-5 too. A token that is not a number spoils itself and what follows, nothing before it.
+// Results do not depend on the number of threads.
 // Source: Yang et al. 2024, "Gated Linear Attention Transformers with Hardware-Efficient Training".
 #pragma once
 
@@ -36,7 +39,7 @@ namespace spb::ops {
 inline constexpr float kMinLogDecay = -88.0f;
 
 enum class GatedLinearAttentionForm {
-  kAutomatic,  // recurrent for short L, chunked otherwise
+  kAutomatic,  // the faster one: chunked for prompts with at most two query heads per state
   kRecurrent,
   kChunked,
 };

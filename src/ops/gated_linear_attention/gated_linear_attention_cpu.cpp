@@ -9,17 +9,16 @@ namespace spb::ops {
 namespace {
 
 // Columns of the state that one thread takes at a time in the recurrent form: a [128, 32] tile
-// stays in L1 from token to token.
+// stays in L1 from token to token. Narrower tiles where that leaves threads without work; columns
+// do not depend on each other, so the results are the same.
 constexpr int64_t kColumnTile = 32;
+constexpr int64_t kNarrowTile = 16;
+
+// Tokens that go through all tiles of a head before the next ones do: their queries stay in L2.
+constexpr int64_t kTokenBlock = 32;
 
 // Chunks whose starting states are held at once: bounds scratch memory for long inputs.
 constexpr int64_t kSpanChunks = 16;
-
-const GatedLinearAttentionKernels& kernels() {
-  return select_isa(isa_portable::kGatedLinearAttentionKernels,
-                    isa_avx2::kGatedLinearAttentionKernels,
-                    isa_avx512::kGatedLinearAttentionKernels);
-}
 
 // Tokens [first, first + count) of one key/value head.
 GatedTokens tokens_of(const GatedLinearAttentionArgs& args, int64_t kv_head, int64_t first,
@@ -55,10 +54,15 @@ void gated_linear_attention_recurrent(Context& context, const GatedLinearAttenti
   const int64_t tokens = args.q.shape()[0];
   const int64_t kv_heads = args.k.shape()[1];
   const int64_t value_dim = args.v.shape()[2];
-  const int64_t tiles = (value_dim + kColumnTile - 1) / kColumnTile;
+  const int threads = context.pool().threads();
+  const bool enough = kv_heads * (value_dim / kColumnTile) >= threads;
+  const int64_t tile = enough ? kColumnTile : kNarrowTile;
+  const int64_t tiles = (value_dim + tile - 1) / tile;
   const int64_t channels = padded_channels(args.k.shape()[2]);
+  const RecurrentKernels& kernels = select_isa(
+      isa_portable::kRecurrentKernels, isa_avx2::kRecurrentKernels, isa_avx512::kRecurrentKernels);
   const Arena::Scope scope(context.arena());
-  float* decay = context.arena().allocate<float>(channels * context.pool().threads());
+  float* decay = context.arena().allocate<float>(channels * threads);
   GatedLinearAttentionArgs split = args;
   if (args.q.data() == args.o.data() && tiles > 1) {
     // Every tile of columns reads whole queries, so none may be overwritten by another tile.
@@ -66,15 +70,19 @@ void gated_linear_attention_recurrent(Context& context, const GatedLinearAttenti
     std::copy_n(args.q.as<float>(), args.q.shape().elements(), copy.as<float>());
     split.q = copy;
   }
-  context.pool().parallel_for(kv_heads * tiles, 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t kv_head = i / tiles;
-      const int64_t column = i % tiles * kColumnTile;
-      kernels().recur(tokens_of(split, kv_head, 0, tokens), column,
-                      std::min(kColumnTile, value_dim - column), state_of(args, kv_head),
+  for (int64_t first = 0; first < tokens; first += kTokenBlock) {
+    const int64_t count = std::min(kTokenBlock, tokens - first);
+    const auto recur = [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t kv_head = i / tiles;
+        const int64_t column = i % tiles * tile;
+        kernels.recur(tokens_of(split, kv_head, first, count), column,
+                      std::min(tile, value_dim - column), state_of(args, kv_head),
                       decay + channels * thread);
-    }
-  });
+      }
+    };
+    context.pool().parallel_for(kv_heads * tiles, 1, recur);
+  }
 }
 
 void gated_linear_attention_chunked(Context& context, const GatedLinearAttentionArgs& args) {
@@ -87,6 +95,8 @@ void gated_linear_attention_chunked(Context& context, const GatedLinearAttention
   const int64_t channel_tiles = padded_channels(key_dim) / kChannelTile;
   const int64_t span = std::min(kSpanChunks, all_chunks);
 
+  const ChunkedKernels& kernels = select_isa(
+      isa_portable::kChunkedKernels, isa_avx2::kChunkedKernels, isa_avx512::kChunkedKernels);
   const Arena::Scope scope(context.arena());
   Arena& arena = context.arena();
   const int threads = context.pool().threads();
@@ -110,13 +120,13 @@ void gated_linear_attention_chunked(Context& context, const GatedLinearAttention
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         std::copy(state + begin, state + end,
                   before + (chunk * kv_heads + kv_head) * state_floats + begin);
-        kernels().advance(chunk_tokens(kv_head, chunk), channel, state,
-                          keys + kChunk * kChannelTile * thread);
+        kernels.advance(chunk_tokens(kv_head, chunk), channel, state,
+                        keys + kChunk * kChannelTile * thread);
       }
     });
     context.pool().parallel_dynamic(kv_heads * chunks, [&](int64_t task, int thread) {
-      kernels().read_chunk(chunk_tokens(task % kv_heads, task / kv_heads),
-                           before + task * state_floats, scratch + scratch_floats * thread);
+      kernels.read_chunk(chunk_tokens(task % kv_heads, task / kv_heads),
+                         before + task * state_floats, scratch + scratch_floats * thread);
     });
   }
 }

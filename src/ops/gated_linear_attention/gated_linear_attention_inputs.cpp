@@ -33,9 +33,9 @@ void gated_linear_attention_inputs(Context& context, const GatedLinearAttentionI
   check(std::isfinite(args.gate_logit_normalizer) && args.gate_logit_normalizer > 0,
         "{}: gate_logit_normalizer: expected a number > 0, got {}", kName,
         args.gate_logit_normalizer);
-  const GatedLinearAttentionKernels& kernels =
-      select_isa(isa_portable::kGatedLinearAttentionKernels, isa_avx2::kGatedLinearAttentionKernels,
-                 isa_avx512::kGatedLinearAttentionKernels);
+  const GatedInputKernels& kernels =
+      select_isa(isa_portable::kGatedInputKernels, isa_avx2::kGatedInputKernels,
+                 isa_avx512::kGatedInputKernels);
   for_each_row(context, args.q, kernels.rectify);
   for_each_row(context, args.k, kernels.rectify);
   const float factor = 1.0f / args.gate_logit_normalizer;

@@ -6,7 +6,7 @@
 
 namespace spb::ops {
 
-inline constexpr int64_t kChunk = 64;                        // tokens of a chunk
+inline constexpr int64_t kChunk = 32;                        // tokens of a chunk
 inline constexpr int64_t kSubChunk = 16;                     // tokens of a sub-chunk
 inline constexpr int64_t kEarlierKeys = kChunk - kSubChunk;  // before the last sub-chunk
 inline constexpr int64_t kChannelTile = 16;  // channels are padded to whole registers
@@ -30,18 +30,23 @@ struct GatedTokens {
   float scale;
 };
 
-struct GatedLinearAttentionKernels {
+struct RecurrentKernels {
   // Token by token over columns [first_column, first_column + columns) of the values, the state
-  // [key_dim, value_dim] and the outputs. `decay` holds key_dim floats, rounded up to 16.
+  // [key_dim, value_dim] and the outputs. `decay` holds padded_channels(key_dim) floats.
   void (*recur)(const GatedTokens& tokens, int64_t first_column, int64_t columns, float* state,
                 float* decay);
+};
+
+struct ChunkedKernels {
   // Advances rows [channel, channel + kChannelTile) of the state over up to kChunk tokens.
   // `keys` holds kChunk * kChannelTile floats.
   void (*advance)(const GatedTokens& tokens, int64_t channel, float* state, float* keys);
   // Outputs of up to kChunk tokens from the state before them. `scratch` holds
   // chunk_scratch_floats().
   void (*read_chunk)(const GatedTokens& tokens, const float* state, float* scratch);
+};
 
+struct GatedInputKernels {
   void (*rectify)(float* x, int64_t count);                 // max(x, 0)
   void (*log_gate)(float* z, int64_t count, float factor);  // logsigmoid(z) * factor
 };
@@ -62,11 +67,17 @@ inline int64_t chunk_scratch_floats(int64_t key_dim, int64_t group) {
 }  // namespace spb::ops
 
 namespace spb::isa_portable {
-extern const ops::GatedLinearAttentionKernels kGatedLinearAttentionKernels;
-}
+extern const ops::RecurrentKernels kRecurrentKernels;
+extern const ops::ChunkedKernels kChunkedKernels;
+extern const ops::GatedInputKernels kGatedInputKernels;
+}  // namespace spb::isa_portable
 namespace spb::isa_avx2 {
-extern const ops::GatedLinearAttentionKernels kGatedLinearAttentionKernels;
-}
+extern const ops::RecurrentKernels kRecurrentKernels;
+extern const ops::ChunkedKernels kChunkedKernels;
+extern const ops::GatedInputKernels kGatedInputKernels;
+}  // namespace spb::isa_avx2
 namespace spb::isa_avx512 {
-extern const ops::GatedLinearAttentionKernels kGatedLinearAttentionKernels;
-}
+extern const ops::RecurrentKernels kRecurrentKernels;
+extern const ops::ChunkedKernels kChunkedKernels;
+extern const ops::GatedInputKernels kGatedInputKernels;
+}  // namespace spb::isa_avx512

@@ -18,9 +18,11 @@
 // append_to_cache), and has room for all visible ones: C >= window_size + L - 1 with a window (or
 // C >= first_position + L), C >= first_position + L without.
 // Softmax subtracts the running maximum; sums in f32. Tolerance against the reference: 1e-5 of the
-// largest |value| with an f32 cache, 2e-3 where the processor multiplies bf16 tiles (L large and a
-// 16-bit cache). Blocks outside the window are never read.
-// Source: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); Dao 2022 (online softmax).
+// largest |value|; 2e-3 where the processor multiplies bf16 tiles (L >= 32 and a 16-bit cache),
+// which round the softmax weights to bf16. Keys that no query sees are never read; a value that is
+// not a number spoils the queries that see it and no other one. Results do not depend on the number
+// of threads. Source: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); Dao 2022 (online
+// softmax).
 #pragma once
 
 #include <cstdint>
@@ -40,6 +42,8 @@ struct SoftmaxAttentionArgs {
   float scale = 1.0f;
 };
 
+// Usage error for wrong shapes or dtypes, overlapping memory, query heads that are no multiple of
+// the key/value heads, a cache too small for the visible positions, a negative position or window.
 void softmax_attention(Context& context, const SoftmaxAttentionArgs& args);
 void softmax_attention_reference(const SoftmaxAttentionArgs& args);
 

@@ -1,7 +1,6 @@
 #include "core/simd/product.h"
 #include "core/simd/transpose.h"
-#include "core/simd/vec.h"
-#include "ops/gated_linear_attention/gated_linear_attention.h"
+#include "ops/gated_linear_attention/gated_linear_attention_gate.h"
 #include "ops/gated_linear_attention/gated_linear_attention_kernels.h"
 
 namespace spb::SPB_ISA {
@@ -13,108 +12,6 @@ using ops::kChunk;
 using ops::kEarlierKeys;
 using ops::kSubChunk;
 
-Vec load_up_to(const float* p, int64_t count) {
-  return count >= kLanes ? load(p) : load_partial(p, static_cast<int>(count));
-}
-
-// The log decay of `count` channels, floored; NaN stays NaN.
-Vec load_gate(const float* g, int64_t count) {
-  const Vec gate = load_up_to(g, count);
-  const Vec floor = broadcast(ops::kMinLogDecay);
-  return gate < floor ? floor : gate;
-}
-
-// ---------------------------------------------------------------------------------------------
-// Recurrent form
-
-// Registers of value columns handled together; each query head needs as many for its sums.
-constexpr int kColumns = kLanes == 16 ? 2 : 1;
-constexpr int kHeads = 8;  // query heads read in one pass over the state
-
-// One token over kWide registers of columns. The first pass over the state decays and writes it;
-// groups of more than kHeads heads read it again.
-template <int kCount, int kWide, bool kUpdate, bool kPartial>
-void step(const float* q, const float* k, const float* v, const float* decay, int64_t key_dim,
-          int64_t row, float scale, int last, float* state, float* o) {
-  const auto read = [last](const float* p) {
-    if constexpr (kPartial) return load_partial(p, last);
-    return load(p);
-  };
-  const auto write = [last](float* p, Vec x) {
-    if constexpr (kPartial) return store_partial(p, x, last);
-    store(p, x);
-  };
-  Vec value[kWide];
-  if constexpr (kUpdate) {
-    for (int n = 0; n < kWide; ++n) value[n] = read(v + n * kLanes);
-  }
-  Vec sums[kCount][kWide] = {};
-  for (int64_t c = 0; c < key_dim; ++c) {
-    Vec s[kWide];
-    for (int n = 0; n < kWide; ++n) {
-      s[n] = read(state + c * row + n * kLanes);
-      if constexpr (kUpdate) {
-        s[n] = fma(broadcast(k[c]), value[n], s[n] * broadcast(decay[c]));
-        write(state + c * row + n * kLanes, s[n]);
-      }
-    }
-    for (int h = 0; h < kCount; ++h) {
-      const Vec query = broadcast(q[h * key_dim + c]);
-      for (int n = 0; n < kWide; ++n) sums[h][n] = fma(query, s[n], sums[h][n]);
-    }
-  }
-  for (int h = 0; h < kCount; ++h) {
-    for (int n = 0; n < kWide; ++n) write(o + h * row + n * kLanes, sums[h][n] * broadcast(scale));
-  }
-}
-
-using Step = void (*)(const float*, const float*, const float*, const float*, int64_t, int64_t,
-                      float, int, float*, float*);
-
-template <int kWide, bool kUpdate, bool kPartial>
-constexpr Step kSteps[kHeads + 1] = {nullptr,
-                                     step<1, kWide, kUpdate, kPartial>,
-                                     step<2, kWide, kUpdate, kPartial>,
-                                     step<3, kWide, kUpdate, kPartial>,
-                                     step<4, kWide, kUpdate, kPartial>,
-                                     step<5, kWide, kUpdate, kPartial>,
-                                     step<6, kWide, kUpdate, kPartial>,
-                                     step<7, kWide, kUpdate, kPartial>,
-                                     step<8, kWide, kUpdate, kPartial>};
-
-// One token over the columns from `column` on; returns how many were done.
-int64_t step_columns(const GatedTokens& tokens, int64_t token, int64_t column, int64_t columns,
-                     const float* decay, float* state) {
-  const float* q = tokens.q + token * tokens.q_stride;
-  const float* k = tokens.k + token * tokens.k_stride;
-  const float* v = tokens.v + token * tokens.v_stride + column;
-  float* o = tokens.o + token * tokens.o_stride + column;
-  const bool wide = columns >= kColumns * kLanes;
-  const int last = static_cast<int>(columns < kLanes ? columns : kLanes);
-  for (int64_t h = 0; h < tokens.group; h += kHeads) {
-    const int64_t heads = tokens.group - h < kHeads ? tokens.group - h : kHeads;
-    const Step update = wide ? kSteps<kColumns, true, false>[heads] : kSteps<1, true, true>[heads];
-    const Step again = wide ? kSteps<kColumns, false, false>[heads] : kSteps<1, false, true>[heads];
-    (h == 0 ? update : again)(q + h * tokens.key_dim, k, v, decay, tokens.key_dim, tokens.value_dim,
-                              tokens.scale, last, state + column, o + h * tokens.value_dim);
-  }
-  return wide ? kColumns * kLanes : last;
-}
-
-void recur(const GatedTokens& tokens, int64_t first_column, int64_t columns, float* state,
-           float* decay) {
-  for (int64_t t = 0; t < tokens.tokens; ++t) {
-    for (int64_t c = 0; c < tokens.key_dim; c += kLanes) {
-      const float* g = tokens.g + t * tokens.k_stride + c;
-      store(decay + c, exp(load_gate(g, tokens.key_dim - c)));
-    }
-    for (int64_t done = 0; done < columns;) {
-      done += step_columns(tokens, t, first_column + done, columns - done, decay, state);
-    }
-  }
-}
-
-// ---------------------------------------------------------------------------------------------
 // Chunked form. Every exponent is a sum of gates over consecutive tokens, added up directly: a
 // difference of cumulative gates would lose the small ones behind a large one.
 
@@ -164,16 +61,18 @@ struct ChunkScratch {
 void accumulate_gates(const GatedTokens& tokens, const ChunkScratch& scratch) {
   for (int64_t c = 0; c < scratch.channels; c += kLanes) {
     Vec chunk_sum = {};
-    Vec anchor_sum = {};
+    Vec anchor_decay = {};
     for (int64_t t = 0; t < tokens.tokens; ++t) {
       const int64_t left = tokens.key_dim - c;
       const Vec gate = left > 0 ? load_gate(tokens.g + t * tokens.k_stride + c, left) : Vec{};
       chunk_sum = chunk_sum + gate;
-      anchor_sum = t % kSubChunk == 0 ? Vec{} : anchor_sum + gate;
+      const Vec decay = exp(gate);
+      // A product of at most 15 decays keeps its precision and saves an exponential.
+      anchor_decay = t % kSubChunk == 0 ? broadcast(1.0f) : anchor_decay * decay;
       const int64_t at = t * scratch.channels + c;
       store(scratch.from_chunk + at, exp(chunk_sum));
-      store(scratch.from_anchor + at, exp(anchor_sum));
-      store(scratch.of_token + at, exp(gate));
+      store(scratch.from_anchor + at, anchor_decay);
+      store(scratch.of_token + at, decay);
     }
   }
 }
@@ -215,26 +114,30 @@ void fold_earlier_keys(const GatedTokens& tokens, int64_t anchor, const ChunkScr
   }
 }
 
-// weights[j] = scale * <query, near[j]> for j < count.
+// weights[h, j] = scale * <query[h], near[j]> for kHeads query heads and j < count, four by four:
+// what lies beyond is written, too, and overwritten or never read.
+template <int kHeads>
 void weigh_near(const GatedTokens& tokens, const float* query, const ChunkScratch& scratch,
                 int64_t count, float* weights) {
-  constexpr int kTogether = 4;
-  for (int64_t first = 0; first < count; first += kLanes) {
-    Vec sums[kLanes] = {};
-    for (int64_t j = 0; j < kLanes && first + j < count; j += kTogether) {
-      Vec partial[kTogether] = {};
-      for (int64_t c = 0; c < tokens.key_dim; c += kLanes) {
-        const Vec q = load_up_to(query + c, tokens.key_dim - c);
-        for (int i = 0; i < kTogether; ++i) {
-          const Vec key = load(scratch.near + (first + j + i) * scratch.channels + c);
-          partial[i] = fma(q, key, partial[i]);
-        }
-      }
-      for (int i = 0; i < kTogether; ++i) sums[j + i] = partial[i];
+  for (int64_t first = 0; first < count; first += 4) {
+    const float* near = scratch.near + first * scratch.channels;
+    Vec sums[kHeads][4];
+    for (int h = 0; h < kHeads; ++h) {
+      for (int i = 0; i < 4; ++i) sums[h][i] = Vec{};
     }
-    const Vec dots = reduce_add_each(sums) * broadcast(tokens.scale);
-    const int64_t left = count - first;
-    store_partial(weights + first, dots, static_cast<int>(left < kLanes ? left : kLanes));
+    for (int64_t c = 0; c < tokens.key_dim; c += kLanes) {
+      Vec key[4];
+      for (int i = 0; i < 4; ++i) key[i] = load(near + i * scratch.channels + c);
+      for (int h = 0; h < kHeads; ++h) {
+        const Vec q = load_up_to(query + h * tokens.key_dim + c, tokens.key_dim - c);
+        for (int i = 0; i < 4; ++i) sums[h][i] = fma(q, key[i], sums[h][i]);
+      }
+    }
+    for (int h = 0; h < kHeads; ++h) {
+      for (int i = 0; i < 4; ++i) {
+        weights[h * kChunk + first + i] = reduce_add(sums[h][i]) * tokens.scale;
+      }
+    }
   }
 }
 
@@ -254,9 +157,14 @@ void weigh_sub_chunk(const GatedTokens& tokens, int64_t first, int64_t count,
       const Vec key = left > 0 ? load_up_to(tokens.k + token * tokens.k_stride + c, left) : Vec{};
       store(scratch.near + i * scratch.channels + c, key);
     }
-    for (int64_t h = 0; h < tokens.group; ++h) {
-      weigh_near(tokens, tokens.q + token * tokens.q_stride + h * tokens.key_dim, scratch, i + 1,
-                 scratch.weights + (token * tokens.group + h) * kChunk + first);
+    const float* query = tokens.q + token * tokens.q_stride;
+    float* weights = scratch.weights + token * tokens.group * kChunk + first;
+    int64_t h = 0;
+    for (; h + 2 <= tokens.group; h += 2) {
+      weigh_near<2>(tokens, query + h * tokens.key_dim, scratch, i + 1, weights + h * kChunk);
+    }
+    if (h < tokens.group) {
+      weigh_near<1>(tokens, query + h * tokens.key_dim, scratch, i + 1, weights + h * kChunk);
     }
   }
 }
@@ -308,46 +216,9 @@ void read_chunk(const GatedTokens& tokens, const float* state, float* memory) {
   }
 }
 
-// ---------------------------------------------------------------------------------------------
-// Inputs
-
-template <typename Function>
-void map(float* x, int64_t count, Function function) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(x + i, function(load(x + i)));
-  if (i == count) return;
-  const int rest = static_cast<int>(count - i);
-  store_partial(x + i, function(load_partial(x + i, rest)), rest);
-}
-
-void rectify(float* x, int64_t count) {
-  map(x, count, [](Vec v) { return v < Vec{} ? Vec{} : v; });
-}
-
-// log(1 + u) for u in [0, 1], as 2 atanh(u / (2 + u)): the series converges fast, and small u keep
-// their relative precision.
-Vec log1p(Vec u) {
-  const Vec s = u / (u + 2.0f);
-  const Vec square = s * s;
-  constexpr float kTerms[] = {2.0f / 13, 2.0f / 11, 2.0f / 9, 2.0f / 7, 2.0f / 5, 2.0f / 3, 2.0f};
-  Vec p = broadcast(2.0f / 15);
-  for (const float term : kTerms) p = fma(p, square, broadcast(term));
-  return p * s;
-}
-
-void log_gate(float* z, int64_t count, float factor) {
-  map(z, count, [factor](Vec v) {
-    const Vec negative = v > Vec{} ? Vec{} : v;
-    const Vec magnitude = v < Vec{} ? -v : v;
-    return (negative - log1p(exp(-magnitude))) * factor;
-  });
-}
-
 }  // namespace
 
-extern const ops::GatedLinearAttentionKernels kGatedLinearAttentionKernels;
-const ops::GatedLinearAttentionKernels kGatedLinearAttentionKernels = {
-    recur, advance, read_chunk, rectify, log_gate,
-};
+extern const ops::ChunkedKernels kChunkedKernels;
+const ops::ChunkedKernels kChunkedKernels = {advance, read_chunk};
 
 }  // namespace spb::SPB_ISA
