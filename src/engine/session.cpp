@@ -16,6 +16,12 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// Models pad their vocabulary; a padding id has no text and must never be sampled.
+int64_t known_ids(const TextModel& model) {
+  const int64_t logits = model.model->config().vocab_size;
+  return model.tokenizer ? std::min(logits, model.tokenizer->vocab_size()) : logits;
+}
+
 }  // namespace
 
 std::string_view name(FinishReason reason) {
@@ -29,7 +35,8 @@ Session::Session(Context& context, const TextModel& model, const model::StateOpt
     : context_(context),
       model_(model),
       state_(model.model->config(), state),
-      sampler_(sampling, model.model->config().vocab_size),
+      vocab_size_(known_ids(model)),
+      sampler_(sampling, vocab_size_),
       stop_(stop),
       logits_(DType::kF32, Shape{1, model.model->config().vocab_size}) {}
 
@@ -82,7 +89,8 @@ FinishReason Session::generate(const GenerateOptions& options, const TokenFuncti
   };
   for (int64_t count = 0; options.max_tokens < 0 || count < options.max_tokens; ++count) {
     if (stopped()) return finish(FinishReason::kInterrupted);
-    const ops::SampledToken token = sampler_.sample(logits());
+    const auto known = static_cast<size_t>(vocab_size_);
+    const ops::SampledToken token = sampler_.sample(logits().first(known));
     sampler_.accept(token.id);
     pending_.push_back(token.id);
     const bool end = std::find(ends.begin(), ends.end(), token.id) != ends.end();

@@ -68,6 +68,7 @@ class Session {
   Context& context_;
   const TextModel& model_;
   model::SequenceState state_;
+  int64_t vocab_size_;  // ids that have a text
   ops::Sampler sampler_;
   const std::atomic<bool>* stop_;
   Tensor logits_;
