@@ -24,7 +24,7 @@ struct ModelOptions {
 // --context, --chunk, --cache-type.
 struct StateFlags {
   std::string context;  // tokens, with k or M as suffix; empty: what the model was trained for
-  int64_t chunk = 512;
+  int64_t chunk = 1024;
   std::string cache_type = "f16";
 
   void add_to(CLI::App& command);
