@@ -19,6 +19,25 @@ struct Strided {
 inline constexpr int kProductRows = 6;
 inline constexpr int kProductWide = kLanes == 16 ? 4 : 2;
 
+// A register of columns, or with kPartial its first `last` lanes.
+template <bool kPartial, typename T>
+inline Vec load_columns(const T* p, [[maybe_unused]] int last) {
+  if constexpr (kPartial) {
+    return load_partial(p, last);
+  } else {
+    return load(p);
+  }
+}
+
+template <bool kPartial>
+inline void store_columns(float* p, Vec v, [[maybe_unused]] int last) {
+  if constexpr (kPartial) {
+    store_partial(p, v, last);
+  } else {
+    store(p, v);
+  }
+}
+
 enum class Into { kOverwrite, kAdd };
 
 // c[r, n] (+)= sum over s < steps of a(r, s) * b[s, n], for kRows rows and kColumns registers.
@@ -28,20 +47,18 @@ template <Into kInto, int kRows, int kColumns, bool kPartial, typename T>
 inline void product_tile(Strided a, const T* b, int64_t b_row, int64_t steps, float* c,
                          int64_t c_row, int last) {
   static_assert(!kPartial || kColumns == 1);
-  const auto read = [last](const auto* p) {
-    if constexpr (kPartial) return load_partial(p, last);
-    return load(p);
-  };
   // Set element by element: an initializer of the whole array would keep it in memory.
   Vec sums[kRows][kColumns];
   for (int r = 0; r < kRows; ++r) {
     for (int n = 0; n < kColumns; ++n) {
-      sums[r][n] = kInto == Into::kAdd ? read(c + r * c_row + n * kLanes) : Vec{};
+      sums[r][n] =
+          kInto == Into::kAdd ? load_columns<kPartial>(c + r * c_row + n * kLanes, last) : Vec{};
     }
   }
   for (int64_t s = 0; s < steps; ++s) {
     Vec column[kColumns];
-    for (int n = 0; n < kColumns; ++n) column[n] = read(b + s * b_row + n * kLanes);
+    for (int n = 0; n < kColumns; ++n)
+      column[n] = load_columns<kPartial>(b + s * b_row + n * kLanes, last);
     for (int r = 0; r < kRows; ++r) {
       const Vec factor = broadcast(a.data[r * a.row + s * a.step]);
       for (int n = 0; n < kColumns; ++n) sums[r][n] = fma(factor, column[n], sums[r][n]);
@@ -49,11 +66,7 @@ inline void product_tile(Strided a, const T* b, int64_t b_row, int64_t steps, fl
   }
   for (int r = 0; r < kRows; ++r) {
     for (int n = 0; n < kColumns; ++n) {
-      if constexpr (kPartial) {
-        store_partial(c + r * c_row, sums[r][n], last);
-      } else {
-        store(c + r * c_row + n * kLanes, sums[r][n]);
-      }
+      store_columns<kPartial>(c + r * c_row + n * kLanes, sums[r][n], last);
     }
   }
 }

@@ -114,29 +114,41 @@ void fold_earlier_keys(const GatedTokens& tokens, int64_t anchor, const ChunkScr
   }
 }
 
-// weights[h, j] = scale * <query[h], near[j]> for kHeads query heads and j < count, four by four:
-// what lies beyond is written, too, and overwritten or never read.
+// weights[h, j] = scale * <query[h], near[j]> for kHeads query heads and four keys.
 template <int kHeads>
+void weigh_four(const GatedTokens& tokens, const float* query, const float* near, int64_t channels,
+                float* weights) {
+  Vec sums[kHeads][4];
+  for (int h = 0; h < kHeads; ++h) {
+    for (int i = 0; i < 4; ++i) sums[h][i] = Vec{};
+  }
+  for (int64_t c = 0; c < tokens.key_dim; c += kLanes) {
+    Vec key[4];
+    for (int i = 0; i < 4; ++i) key[i] = load(near + i * channels + c);
+    for (int h = 0; h < kHeads; ++h) {
+      const Vec q = load_up_to(query + h * tokens.key_dim + c, tokens.key_dim - c);
+      for (int i = 0; i < 4; ++i) sums[h][i] = fma(q, key[i], sums[h][i]);
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    for (int i = 0; i < 4; ++i) weights[h * kChunk + i] = reduce_add(sums[h][i]) * tokens.scale;
+  }
+}
+
+// Weights of the first `count` keys of the sub-chunk, four by four: what lies beyond is written,
+// too, and overwritten or never read.
 void weigh_near(const GatedTokens& tokens, const float* query, const ChunkScratch& scratch,
                 int64_t count, float* weights) {
-  for (int64_t first = 0; first < count; first += 4) {
-    const float* near = scratch.near + first * scratch.channels;
-    Vec sums[kHeads][4];
-    for (int h = 0; h < kHeads; ++h) {
-      for (int i = 0; i < 4; ++i) sums[h][i] = Vec{};
+  for (int64_t j = 0; j < count; j += 4) {
+    const float* near = scratch.near + j * scratch.channels;
+    int64_t h = 0;
+    for (; h + 2 <= tokens.group; h += 2) {
+      weigh_four<2>(tokens, query + h * tokens.key_dim, near, scratch.channels,
+                    weights + h * kChunk + j);
     }
-    for (int64_t c = 0; c < tokens.key_dim; c += kLanes) {
-      Vec key[4];
-      for (int i = 0; i < 4; ++i) key[i] = load(near + i * scratch.channels + c);
-      for (int h = 0; h < kHeads; ++h) {
-        const Vec q = load_up_to(query + h * tokens.key_dim + c, tokens.key_dim - c);
-        for (int i = 0; i < 4; ++i) sums[h][i] = fma(q, key[i], sums[h][i]);
-      }
-    }
-    for (int h = 0; h < kHeads; ++h) {
-      for (int i = 0; i < 4; ++i) {
-        weights[h * kChunk + first + i] = reduce_add(sums[h][i]) * tokens.scale;
-      }
+    if (h < tokens.group) {
+      weigh_four<1>(tokens, query + h * tokens.key_dim, near, scratch.channels,
+                    weights + h * kChunk + j);
     }
   }
 }
@@ -157,15 +169,8 @@ void weigh_sub_chunk(const GatedTokens& tokens, int64_t first, int64_t count,
       const Vec key = left > 0 ? load_up_to(tokens.k + token * tokens.k_stride + c, left) : Vec{};
       store(scratch.near + i * scratch.channels + c, key);
     }
-    const float* query = tokens.q + token * tokens.q_stride;
-    float* weights = scratch.weights + token * tokens.group * kChunk + first;
-    int64_t h = 0;
-    for (; h + 2 <= tokens.group; h += 2) {
-      weigh_near<2>(tokens, query + h * tokens.key_dim, scratch, i + 1, weights + h * kChunk);
-    }
-    if (h < tokens.group) {
-      weigh_near<1>(tokens, query + h * tokens.key_dim, scratch, i + 1, weights + h * kChunk);
-    }
+    weigh_near(tokens, tokens.q + token * tokens.q_stride, scratch, i + 1,
+               scratch.weights + token * tokens.group * kChunk + first);
   }
 }
 

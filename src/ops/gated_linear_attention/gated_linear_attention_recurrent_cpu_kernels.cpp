@@ -1,3 +1,4 @@
+#include "core/simd/product.h"
 #include "ops/gated_linear_attention/gated_linear_attention_gate.h"
 #include "ops/gated_linear_attention/gated_linear_attention_kernels.h"
 
@@ -15,17 +16,9 @@ constexpr int kHeads = 8;  // query heads read in one pass over the state
 template <int kCount, int kWide, bool kUpdate, bool kPartial>
 void step(const float* q, const float* k, const float* v, const float* decay, int64_t key_dim,
           int64_t row, float scale, int last, float* state, float* o) {
-  const auto read = [last](const float* p) {
-    if constexpr (kPartial) return load_partial(p, last);
-    return load(p);
-  };
-  const auto write = [last](float* p, Vec x) {
-    if constexpr (kPartial) return store_partial(p, x, last);
-    store(p, x);
-  };
   Vec value[kWide];
   if constexpr (kUpdate) {
-    for (int n = 0; n < kWide; ++n) value[n] = read(v + n * kLanes);
+    for (int n = 0; n < kWide; ++n) value[n] = load_columns<kPartial>(v + n * kLanes, last);
   }
   // Set element by element: an initializer of the whole array would keep it in memory.
   Vec sums[kCount][kWide];
@@ -35,10 +28,10 @@ void step(const float* q, const float* k, const float* v, const float* decay, in
   for (int64_t c = 0; c < key_dim; ++c) {
     Vec s[kWide];
     for (int n = 0; n < kWide; ++n) {
-      s[n] = read(state + c * row + n * kLanes);
+      s[n] = load_columns<kPartial>(state + c * row + n * kLanes, last);
       if constexpr (kUpdate) {
         s[n] = fma(broadcast(k[c]), value[n], s[n] * broadcast(decay[c]));
-        write(state + c * row + n * kLanes, s[n]);
+        store_columns<kPartial>(state + c * row + n * kLanes, s[n], last);
       }
     }
     for (int h = 0; h < kCount; ++h) {
@@ -47,7 +40,9 @@ void step(const float* q, const float* k, const float* v, const float* decay, in
     }
   }
   for (int h = 0; h < kCount; ++h) {
-    for (int n = 0; n < kWide; ++n) write(o + h * row + n * kLanes, sums[h][n] * broadcast(scale));
+    for (int n = 0; n < kWide; ++n) {
+      store_columns<kPartial>(o + h * row + n * kLanes, sums[h][n] * broadcast(scale), last);
+    }
   }
 }
 
