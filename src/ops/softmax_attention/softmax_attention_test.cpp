@@ -147,7 +147,7 @@ TEST_P(EveryIsa, MatchesReferenceOnRandomShapes) {
   const int64_t groups[] = {1, 2, 3, 7, 9};
   const int64_t tokens[] = {1, 1, 2, 5, 31, 32, 33, 70, 130};
   const DType dtypes[] = {DType::kF32, DType::kF16, DType::kBF16};
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < 40; ++i) {
     Case c;
     c.tokens = tokens[rng.below(9)];
     c.kv_heads = 1 + rng.below(3);
@@ -163,8 +163,8 @@ TEST_P(EveryIsa, MatchesReferenceOnRandomShapes) {
 
 TEST_P(EveryIsa, LongContextsAreMergedFromPieces) {
   Context context(2);
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-    for (const int64_t position : {255, 256, 511, 513, 3000}) {
+  for (const DType dtype : {DType::kF32, DType::kF16}) {
+    for (const int64_t position : {255, 513, 1500}) {
       expect_matches_reference({1, 2, 3, 64, position, 0, 5, dtype}, 3, context);
       expect_matches_reference({3, 1, 2, 128, position, 700, 0, dtype}, 4, context);
     }
@@ -183,7 +183,7 @@ TEST_P(EveryIsa, PrefillSpansSeveralPackedSpans) {
 TEST_P(EveryIsa, PrefillThenDecodeEqualsPrefillOfAll) {
   Context context(2);
   const int64_t window = 50;
-  for (const int64_t total : {window - 1, window, window + 1, window + 2, 3 * window + 7}) {
+  for (const int64_t total : {window - 1, window, window + 1, window + 2, 2 * window + 7}) {
     for (const int64_t prefix : {int64_t{1}, int64_t{33}, total - 1}) {
       const Case all{total, 2, 3, 32, 0, window, 0, DType::kF32};
       Problem problem(all, 11, context);
@@ -249,11 +249,11 @@ TEST_P(EveryIsa, OnlyVisibleKeysAreUsed) {
 
 TEST_P(EveryIsa, BitsDoNotDependOnThreads) {
   for (const DType dtype : {DType::kF32, DType::kF16}) {
-    for (const int64_t tokens : {1, 3, 65, 200}) {
+    for (const int64_t tokens : {1, 3, 70}) {
       Context one(1);
-      Problem problem({tokens, 3, 3, 64, 1000, 0, 0, dtype}, 31, one);
+      Problem problem({tokens, 3, 3, 64, 600, 0, 0, dtype}, 31, one);
       const std::vector<float> expected = run(problem, one);
-      for (const int threads : {2, 3, 5}) {
+      for (const int threads : {2, 3}) {
         Context many(threads);
         EXPECT_EQ(run(problem, many), expected) << threads << " threads, " << tokens << " tokens";
       }
