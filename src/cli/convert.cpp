@@ -5,8 +5,8 @@
 
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/write_progress.h"
 #include "convert/convert.h"
-#include "core/progress.h"
 
 namespace spb::cli {
 namespace {
@@ -27,10 +27,10 @@ void run_convert(const ConvertOptions& options) {
   }
   settings.overwrite = options.force;
   Context context;
-  Progress progress("writing", 1000, "per mille");
-  const convert::ConvertResult result = convert::convert_folder(
-      context, options.source, options.output, settings,
-      [&](int64_t done, int64_t total) { progress.update(done * 1000 / total); });
+  WriteProgress progress;
+  const convert::ConvertResult result =
+      convert::convert_folder(context, options.source, options.output, settings,
+                              [&](int64_t done, int64_t total) { progress.update(done, total); });
   fmt::print("{}: {} layers, {} parameters, {}\n", options.output, result.config.num_layers(),
              format_count(model::parameter_count(result.config)), format_bytes(result.bytes));
 }

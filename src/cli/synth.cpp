@@ -6,8 +6,8 @@
 
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/write_progress.h"
 #include "convert/synthesize.h"
-#include "core/progress.h"
 
 namespace spb::cli {
 namespace {
@@ -28,9 +28,9 @@ void synth(SynthOptions& options) {
   }
   Context context;
   const model::ModelConfig config = model::preset(options.preset);
-  Progress progress("writing", 1000, "per mille");
+  WriteProgress progress;
   convert::synthesize(context, config, options.options, options.output,
-                      [&](int64_t done, int64_t total) { progress.update(done * 1000 / total); });
+                      [&](int64_t done, int64_t total) { progress.update(done, total); });
   fmt::print("{}: {} parameters, {}\n", options.output,
              format_count(model::parameter_count(config)), options.format);
 }
