@@ -127,7 +127,7 @@ function(spb_add_checks name directory)
       spb_add_kernels(${name}_test ${kernel})
     endforeach()
     gtest_discover_tests(${name}_test TEST_PREFIX "${name}/" DISCOVERY_MODE PRE_TEST
-                         PROPERTIES TIMEOUT 300)
+                         PROPERTIES TIMEOUT 900)
   endif()
   file(GLOB benches CONFIGURE_DEPENDS ${directory}/*_bench.cpp)
   if(SPB_BUILD_BENCH AND benches)
