@@ -133,11 +133,13 @@ def compare_deep(args):
     for depth in map(parse_count, args.depths.split(",")):
         steps = steps_at(depth, args.steps)
 
-        def measure(settings, depth=depth, steps=steps):
-            return llama(args, task="decode", depth=depth, steps=steps, repeat=args.repeat,
+        def measure(settings, depth=depth, steps=steps, repeat=args.repeat):
+            return llama(args, task="decode", depth=depth, steps=steps, repeat=repeat,
                          fill=args.fill, **settings)
 
-        best, tried = best_setting(f"decode at {depth}", _ATTENTION, measure)
+        # Three steps tell the settings apart; at 256k a step of the slowest takes half a minute.
+        best, tried = best_setting(f"decode at {depth}", _ATTENTION,
+                                   lambda settings: measure(settings, steps=3, repeat=1))
         row = {"depth": depth, "best": best, "tried": tried}
         if args.hybrid:
             row |= alternate(args.rounds, lambda: measure(best),

@@ -97,7 +97,7 @@ def prefill(runner):
         start = time.perf_counter()
         runner.feed(context, tokens, 0)
         rates.append(tokens / (time.perf_counter() - start))
-    return rates[1:]  # the first one also warms
+    return {"rates": rates[1:]}  # the first one also warms
 
 
 def saved_block(runner, tokens):
@@ -152,14 +152,16 @@ def decode(runner):
     else:
         runner.feed(context, depth, 0)
     runner.feed(context, 1, depth)
-    position, rates = depth + 1, []
+    position, rates, fastest = depth + 1, [], 0.0
     for _ in range(repeat):
-        start = time.perf_counter()
+        ends = [time.perf_counter()]
         for _ in range(steps):
             runner.feed(context, 1, position)
             position += 1
-        rates.append(steps / (time.perf_counter() - start))
-    return rates
+            ends.append(time.perf_counter())
+        rates.append(steps / (ends[-1] - ends[0]))
+        fastest = max(fastest, 1 / min(end - start for start, end in zip(ends, ends[1:])))
+    return {"rates": rates, "fastest_step": fastest}
 
 
 def resident_bytes():
@@ -174,9 +176,9 @@ def main():
     request = json.loads(sys.argv[1])
     callback = log_quietly()
     runner = Runner(request)
-    rates = {"prefill": prefill, "decode": decode}[request["task"]](runner)
-    result = {"tokens_per_second": statistics.median(rates), "rates": rates,
-              "resident_bytes": resident_bytes(), "llama_cpp_python": lc.__version__}
+    result = {"prefill": prefill, "decode": decode}[request["task"]](runner)
+    result |= {"tokens_per_second": statistics.median(result["rates"]),
+               "resident_bytes": resident_bytes(), "llama_cpp_python": lc.__version__}
     print(json.dumps(result))
     del callback
 
