@@ -1,0 +1,63 @@
+#include "ops/moe/grouped_matmul.h"
+
+#include "core/tensor_check.h"
+
+namespace spb::ops {
+namespace {
+
+void check_offsets(const GroupedMatmulArgs& args) {
+  check(!args.offsets.empty(), "grouped_matmul: offsets: expected [E + 1], got none");
+  check(args.offsets.front() == 0 && args.offsets.back() == args.x.shape()[0],
+        "grouped_matmul: offsets: expected 0 to {}, got {} to {}", args.x.shape()[0],
+        args.offsets.front(), args.offsets.back());
+  for (size_t e = 0; e + 1 < args.offsets.size(); ++e) {
+    check(args.offsets[e] <= args.offsets[e + 1],
+          "grouped_matmul: offsets[{}]: expected at least {}, got {}", e + 1, args.offsets[e],
+          args.offsets[e + 1]);
+  }
+}
+
+void check_target(const GroupedMatmulArgs& args, size_t index) {
+  const GroupedMatmulTarget& target = args.targets[index];
+  const size_t experts = args.offsets.size() - 1;
+  check(target.weights.size() == experts,
+        "grouped_matmul: target {}: expected weights of {} experts, got {}", index, experts,
+        target.weights.size());
+  const Shape& y = target.y.shape();
+  check(y.rank() == 2, "grouped_matmul: target {}: y: expected [rows, N], got {}", index, y);
+  check_tensor("grouped_matmul", "y", target.y, DType::kF32, Shape{args.x.shape()[0], y[1]});
+  check_no_overlap("grouped_matmul", "x", args.x, "y", target.y);
+  for (size_t e = 0; e < experts; ++e) {
+    if (args.offsets[e] == args.offsets[e + 1]) continue;
+    const MatmulWeight* weight = target.weights[e];
+    check(weight != nullptr && weight->defined(),
+          "grouped_matmul: target {}: expert {}: expected a prepared weight, got none", index, e);
+    check(weight->rows() == y[1] && weight->columns() == args.x.shape()[1],
+          "grouped_matmul: target {}: expert {}: expected a weight [{}, {}], got [{}, {}]", index,
+          e, y[1], args.x.shape()[1], weight->rows(), weight->columns());
+  }
+}
+
+}  // namespace
+
+void grouped_matmul(Context& context, const GroupedMatmulArgs& args) {
+  const Shape& shape = args.x.shape();
+  check(shape.rank() == 2, "grouped_matmul: x: expected [rows, K], got {}", shape);
+  check_tensor("grouped_matmul", "x", args.x, DType::kF32, shape);
+  check_offsets(args);
+  for (size_t t = 0; t < args.targets.size(); ++t) check_target(args, t);
+  const Arena::Scope scope(context.arena());
+  auto* targets = context.arena().allocate<MatmulTarget>(static_cast<int64_t>(args.targets.size()));
+  for (size_t e = 0; e + 1 < args.offsets.size(); ++e) {
+    const int64_t first = args.offsets[e];
+    const int64_t count = args.offsets[e + 1] - first;
+    if (count == 0) continue;
+    for (size_t t = 0; t < args.targets.size(); ++t) {
+      const GroupedMatmulTarget& target = args.targets[t];
+      new (&targets[t]) MatmulTarget{target.weights[e], {}, target.y.rows(first, count), false};
+    }
+    matmul(context, {args.x.rows(first, count), {targets, args.targets.size()}});
+  }
+}
+
+}  // namespace spb::ops
