@@ -2,6 +2,7 @@
 #
 #   spb_add_folder(io DEPENDS core)      src/io/*.cpp -> library spb_io, *_test.cpp -> test io_test
 #   spb_add_operator(rms_norm)           src/ops/rms_norm/ -> into spb_ops, ops_rms_norm_test, _bench
+#                                        (called in src/ops/; the same in other folders)
 #
 # Files are found by name:
 #   *_test.cpp           GoogleTest, one executable per folder or operator
@@ -162,9 +163,11 @@ function(spb_add_folder name)
   spb_add_checks(${name} ${CMAKE_CURRENT_SOURCE_DIR} spb_${name})
 endfunction()
 
+# A folder of an operator, inside the folder of src/ whose library it becomes part of.
 function(spb_add_operator name)
-  spb_add_sources(spb_ops ${CMAKE_CURRENT_SOURCE_DIR}/${name})
-  spb_add_checks(ops_${name} ${CMAKE_CURRENT_SOURCE_DIR}/${name} spb_ops)
+  get_filename_component(folder ${CMAKE_CURRENT_SOURCE_DIR} NAME)
+  spb_add_sources(spb_${folder} ${CMAKE_CURRENT_SOURCE_DIR}/${name})
+  spb_add_checks(${folder}_${name} ${CMAKE_CURRENT_SOURCE_DIR}/${name} spb_${folder})
 endfunction()
 
 # libspikingbrain: every folder but the command line, as one library with one public header.

@@ -1,0 +1,84 @@
+// spike_threshold: the adaptive-threshold neuron. Turns each row of drives into signed spike
+// counts.
+//
+//   sum[m]     = canonical sum over c of |x[m, c]|                                    (below)
+//   mean[m]    = sum[m] / K, rounded to bf16 if settings.bf16_mean
+//   v[m]       = min(max(mean[m] / k, min_threshold), max_threshold)
+//   s[m, c]    = round_half_even(x[m, c] / v[m]);  0 if |s[m, c]| <= dead_zone
+//   core[m, c] = min(max(s[m, c], -127), 127)
+//   bursts     = {m, c, s[m, c] - core[m, c]} wherever that is not 0
+//   active     = the channels c with s[m, c] != 0
+//
+//   name            shape    dtype  access
+//   x               [M, K]   f32    read; K at least 1 unless M is 0
+//   out.core        [M, K]   i8     overwritten; owned by the caller, apart from x
+//   out.thresholds  [M]      f32    overwritten; owned by the caller, apart from x
+//   out.bursts      -        -      overwritten; sorted by (row, channel)
+//   out.active, out.active_begin    overwritten; empty unless want_active
+//
+// A row is what shares a threshold: a token, or one head of a token for queries (the caller
+// reshapes them to [tokens * heads, head_dim]). The drive is approximated by v[m] * s[m, c].
+//
+// Numerics: every operation is one correctly rounded f32 operation, so the counts have the same
+// bits for every instruction set and number of threads, and any other backend can reproduce them.
+// The canonical sum has 64 partial sums: partial[c mod 64] += |x[c]| for ascending c, starting from
+// 0, followed by six halvings partial[i] += partial[i + n], n = 32, 16, 8, 4, 2, 1, for i < n: a
+// warp of 32 lanes keeps two partials per lane and folds by shuffles. A sum of finite drives that
+// overflows is infinite, so v is max_threshold.
+// The mean differs from the exact one by less than (K / 64 + 8) * 2^-24 relative.
+//
+// Errors: kData where x is not finite, or |s| exceeds 2^24 (above it f32 skips integers): the
+// message names the first row and channel. kUsage for wrong shapes or settings. After an error the
+// outputs are unspecified. Cost: x is read from memory once and from a near cache once more; M * K
+// divisions. Source: the SpikingBrain-7B report (2025), equations 19 to 21 and its released
+// quantised layer.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/context.h"
+#include "core/tensor_view.h"
+
+namespace spb::spike {
+
+inline constexpr int32_t kCoreLimit = 127;         // largest |count| held by the core
+inline constexpr int32_t kMaxCount = 1 << 24;      // largest |count|
+inline constexpr int64_t kThresholdPartials = 64;  // partial sums of the canonical order
+
+// What a count exceeds the core by.
+struct Burst {
+  int32_t row;
+  int32_t channel;
+  int32_t excess;  // count - core
+
+  bool operator==(const Burst&) const = default;
+};
+
+struct SpikeCounts {
+  TensorView core;        // [M, K] i8
+  TensorView thresholds;  // [M] f32
+  std::vector<Burst> bursts;
+  std::vector<int32_t> active;        // of row m: active_begin[m] .. active_begin[m + 1], ascending
+  std::vector<int64_t> active_begin;  // M + 1
+};
+
+struct ThresholdSettings {
+  double k = 3.0;               // used as f32; a larger k fires more
+  float min_threshold = 1e-5f;  // 0 < min_threshold <= max_threshold
+  float max_threshold = 1e4f;
+  int32_t dead_zone = 0;   // changes the result: small counts are silenced
+  bool bf16_mean = false;  // as a reference that runs in bf16 does
+};
+
+struct ThresholdArgs {
+  ConstTensorView x;
+  ThresholdSettings settings;
+  SpikeCounts* out = nullptr;
+  bool want_active = false;
+};
+
+void spike_threshold(Context& context, const ThresholdArgs& args);
+void spike_threshold_reference(const ThresholdArgs& args);
+
+}  // namespace spb::spike
