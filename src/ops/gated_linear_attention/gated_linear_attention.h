@@ -28,6 +28,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string_view>
 
 #include "core/context.h"
 #include "core/tensor_view.h"
@@ -58,16 +60,37 @@ struct GatedLinearAttentionArgs {
 void gated_linear_attention(Context& context, const GatedLinearAttentionArgs& args);
 void gated_linear_attention_reference(const GatedLinearAttentionArgs& args);
 
-// The inputs of a GLA layer from its projections, in place:
-//   q, k <- feature map (max(x, 0));  g <- logsigmoid(g) / gate_logit_normalizer
-// logsigmoid(z) = -softplus(-z), computed without overflow for any z.
-struct GatedLinearAttentionInputsArgs {
-  TensorView q;  // [L, ...] f32
-  TensorView k;
-  TensorView g;
-  float gate_logit_normalizer = 16.0f;
+enum class FeatureMap {
+  kRelu,     // max(x, 0)
+  kSigmoid,  // 1 / (1 + exp(-x))
 };
 
+std::string_view name(FeatureMap map);  // "relu", "sigmoid"
+std::optional<FeatureMap> parse_feature_map(std::string_view name);
+
+// The inputs of a GLA layer from its projections, in place. With a gate of its own:
+//   q, k <- feature map;  g <- logsigmoid(g) / gate_logit_normalizer
+// With the gate tied to the key (sigmoid only: it must stay a decay), where z is what k holds:
+//   q <- feature map;  k <- sigmoid(z);  g <- log(1 - k) = -softplus(z)
+// The logarithms are computed without overflow or cancellation for any input: logsigmoid(z) =
+// -softplus(-z), and softplus(z) = max(z, 0) + log(1 + exp(-|z|)). Relative tolerance 1e-6 down to
+// the smallest normal number, below which results are 0. NaN stays NaN.
+//
+//   name  shape     dtype  access
+//   q     any       f32    overwritten
+//   k     any       f32    overwritten
+//   g     any       f32    overwritten; tied: only written, as [rows, last] of k
+struct GatedLinearAttentionInputsArgs {
+  TensorView q;
+  TensorView k;
+  TensorView g;
+  float gate_logit_normalizer = 16.0f;  // > 0; a tied gate has none
+  FeatureMap feature_map = FeatureMap::kRelu;
+  bool tied_gate = false;
+};
+
+// Usage error for other dtypes, overlapping memory, a normalizer that is no positive number, and a
+// tied gate with another map than sigmoid or another shape than k.
 void gated_linear_attention_inputs(Context& context, const GatedLinearAttentionInputsArgs& args);
 
 }  // namespace spb::ops

@@ -48,7 +48,9 @@ struct ChunkedKernels {
 
 struct GatedInputKernels {
   void (*rectify)(float* x, int64_t count);                 // max(x, 0)
+  void (*squash)(float* x, int64_t count);                  // sigmoid(x)
   void (*log_gate)(float* z, int64_t count, float factor);  // logsigmoid(z) * factor
+  void (*tied_gate)(float* k, float* g, int64_t count);     // sigmoid(z) and -softplus(z), z in k
 };
 
 inline int64_t padded_channels(int64_t key_dim) {

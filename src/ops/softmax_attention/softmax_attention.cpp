@@ -53,6 +53,8 @@ void check_args(const SoftmaxAttentionArgs& args) {
   check_contiguous(kAttention, "o", args.o);
   check_cache(kAttention, "keys", args.keys, args.keys.dtype(), keys);
   check_cache(kAttention, "values", args.values, args.keys.dtype(), keys);
+  check(!args.sink_keys.defined() && !args.sink_values.defined(),
+        "{}: sink_keys: expected none, sinks are not built yet", kAttention);
   check_same_or_no_overlap(kAttention, "q", args.q, "o", args.o);
   check_no_overlap(kAttention, "keys", args.keys, "o", args.o);
   check_no_overlap(kAttention, "values", args.values, "o", args.o);

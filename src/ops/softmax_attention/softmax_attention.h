@@ -1,28 +1,34 @@
-// softmax_attention: causal grouped-query attention over a key/value cache, full or windowed.
+// softmax_attention: causal grouped-query attention over a key/value cache, full or windowed, and
+// over sink tokens.
 //
 // The L queries of one sequence stand at positions p = first_position + i. Key position j is
 // visible to p when max(0, p - window_size + 1) <= j <= p; window_size counts the current token, 0
-// means no window. Hq query heads share Hkv key/value heads: query head h reads head h / (Hq /
-// Hkv).
+// means no window. Sink tokens have no position: each of the S is visible to every query, whatever
+// the window. Hq query heads share Hkv key/value heads: query head h reads head h / (Hq / Hkv).
 //
-//   s_j    = scale * <q[i, h], key(j)>
+//   s_j    = scale * <q[i, h], key(j)>                     j: the sinks and the visible positions
 //   o[i,h] = sum_j softmax_j(s_j) value(j)
 //
-//   name    shape           dtype           access
-//   q       [L, Hq, D]      f32             read
-//   keys    [Hkv, C, D]     f32, f16, bf16  read; position j lives in slot j mod C
-//   values  [Hkv, C, D]     as keys         read
-//   o       [L, Hq, D]      f32             overwritten; may be q
+//   name         shape           dtype           access
+//   q            [L, Hq, D]      f32             read
+//   keys         [Hkv, C, D]     f32, f16, bf16  read; position j lives in slot j mod C
+//   values       [Hkv, C, D]     as keys         read
+//   o            [L, Hq, D]      f32             overwritten; may be q
+//   sink_keys    [Hkv, S, D]     as keys         read; undefined: no sinks
+//   sink_values  [Hkv, S, D]     as keys         read
 //
 // The cache already holds the keys and values of positions up to first_position + L - 1 (see
 // append_to_cache), and has room for all visible ones: C >= window_size + L - 1 with a window (or
-// C >= first_position + L), C >= first_position + L without.
+// C >= first_position + L), C >= first_position + L without. Where keys and values are undefined,
+// every query sees the sinks and nothing else: so sink tokens attend to each other, without a
+// causal mask. There are no positions then, and first_position and window_size must be 0.
 // Softmax subtracts the running maximum; sums in f32. Tolerance against the reference: 1e-5 of the
 // largest |value|; 2e-3 where the processor multiplies bf16 tiles (L >= 32 and a 16-bit cache),
 // which round the softmax weights to bf16. Keys that no query sees are never read; a value that is
-// not a number spoils the queries that see it and no other one. Results do not depend on the number
-// of threads. Source: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); Dao 2022 (online
-// softmax).
+// not a number spoils the queries that see it (in a sink: all of them) and no other one. Results do
+// not depend on the number of threads. Cost: 4 D operations per query head and visible key.
+// Source: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); Dao 2022 (online softmax);
+// Xiao et al. 2023 (sinks).
 #pragma once
 
 #include <cstdint>
@@ -40,10 +46,13 @@ struct SoftmaxAttentionArgs {
   int64_t first_position = 0;
   int64_t window_size = 0;  // 0: full attention
   float scale = 1.0f;
+  ConstTensorView sink_keys = {};  // undefined: no sinks
+  ConstTensorView sink_values = {};
 };
 
 // Usage error for wrong shapes or dtypes, overlapping memory, query heads that are no multiple of
-// the key/value heads, a cache too small for the visible positions, a negative position or window.
+// the key/value heads, a cache too small for the visible positions, a negative position or window,
+// a position or window without a cache, and where there is nothing to see.
 void softmax_attention(Context& context, const SoftmaxAttentionArgs& args);
 void softmax_attention_reference(const SoftmaxAttentionArgs& args);
 
