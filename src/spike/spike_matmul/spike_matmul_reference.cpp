@@ -1,0 +1,61 @@
+#include <cmath>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "spike/spike_matmul/spike_matmul.h"
+
+namespace spb::spike {
+namespace {
+
+using Excess = std::map<std::pair<int32_t, int32_t>, int32_t>;
+
+// Row `row` of int8 values with what they are exceeded by.
+std::vector<int64_t> whole_row(const ConstTensorView& core, int64_t row, const Excess& excess) {
+  const auto* values = core.row_as<int8_t>(row);
+  std::vector<int64_t> whole(values, values + core.shape().last());
+  const auto first = excess.lower_bound({static_cast<int32_t>(row), 0});
+  for (auto e = first; e != excess.end() && e->first.first == row; ++e) {
+    whole[static_cast<size_t>(e->first.second)] += e->second;
+  }
+  return whole;
+}
+
+float scaled_sum(const std::vector<int64_t>& codes, const std::vector<int64_t>& counts,
+                 const float* scales) {
+  float sum = 0;
+  for (size_t c = 0; c < codes.size(); c += kScaleGroup) {
+    int64_t exact = 0;
+    for (size_t i = c; i < c + kScaleGroup; ++i) exact += codes[i] * counts[i];
+    sum = std::fma(static_cast<float>(exact), scales[c / kScaleGroup], sum);
+  }
+  return sum;
+}
+
+}  // namespace
+
+void spike_matmul_reference(const SpikeCounts& counts, const SpikeWeightSource& weight,
+                            ConstTensorView bias, TensorView y, bool accumulate) {
+  const ConstTensorView core = counts.core;
+  check(core.shape().last() == weight.codes.shape().last(),
+        "spike_matmul_reference: core: expected {} columns, got {}", weight.codes.shape().last(),
+        core.shape().last());
+  Excess bursts;
+  for (const Burst& b : counts.bursts) bursts[{b.row, b.channel}] += b.excess;
+  Excess residual;
+  for (const CodeExcess& e : weight.residual) residual[{e.row, e.column}] += e.excess;
+  for (int64_t i = 0; i < core.shape().rows(); ++i) {
+    const std::vector<int64_t> s = whole_row(core, i, bursts);
+    const float threshold = counts.thresholds.as<float>()[i];
+    for (int64_t n = 0; n < weight.codes.shape()[0]; ++n) {
+      const float sum =
+          scaled_sum(whole_row(weight.codes, n, residual), s, weight.scales.row_as<float>(n));
+      const float value = std::fma(threshold, sum, bias.defined() ? bias.as<float>()[n] : 0.0f);
+      float& out = y.row_as<float>(i)[n];
+      out = accumulate ? out + value : value;
+    }
+  }
+}
+
+}  // namespace spb::spike

@@ -1,0 +1,42 @@
+// The inside of a SpikeWeight: shared by the files of this folder only.
+#pragma once
+
+#include <vector>
+
+#include "core/buffer.h"
+#include "spike/spike_matmul/spike_bands.h"
+#include "spike/spike_matmul/spike_cells.h"
+#include "spike/spike_matmul/spike_weight.h"
+
+namespace spb::spike {
+
+// One entry of the residual within its cell.
+struct CellExcess {
+  uint8_t row;     // below 16
+  uint8_t column;  // below 128
+  int32_t excess;
+};
+
+struct SpikeWeight::Impl {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  Buffer cells;                       // spike_cells.h
+  Buffer bands;                       // spike_bands.h; empty without the channel-major copy
+  std::vector<CellExcess> excess;     // by block, then group, then row and column
+  std::vector<int64_t> excess_begin;  // of each cell, and the end; empty without excess
+  int32_t largest_excess = 0;         // in magnitude
+
+  int64_t groups() const { return columns / kScaleGroup; }
+  int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
+  int64_t band_count() const { return (rows + kBandRows - 1) / kBandRows; }
+  const std::byte* block(int64_t b) const { return cells.data() + b * groups() * kCellBytes; }
+
+  std::span<const CellExcess> excess_of(int64_t block, int64_t group) const {
+    if (excess_begin.empty()) return {};
+    const auto cell = static_cast<size_t>(block * groups() + group);
+    return {excess.data() + excess_begin[cell],
+            static_cast<size_t>(excess_begin[cell + 1] - excess_begin[cell])};
+  }
+};
+
+}  // namespace spb::spike
