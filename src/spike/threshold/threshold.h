@@ -81,4 +81,20 @@ struct ThresholdArgs {
 void spike_threshold(Context& context, const ThresholdArgs& args);
 void spike_threshold_reference(const ThresholdArgs& args);
 
+// The gradient of y = v * s with respect to x. Rounding is passed straight through and the
+// threshold taken as a constant, so
+//
+//   d_x[m, c] = d_y[m, c] where the dead zone silenced nothing, else 0
+//
+// that is where dead_zone is 0 or core[m, c] is not 0. core [M, K] i8 is of the forward pass, with
+// its dead zone; d_y [M, K] f32 is read; d_x [M, K] f32 is overwritten and may be d_y.
+struct ThresholdBackwardArgs {
+  ConstTensorView core;
+  ConstTensorView d_y;
+  int32_t dead_zone = 0;
+  TensorView d_x;
+};
+
+void spike_threshold_backward(Context& context, const ThresholdBackwardArgs& args);
+
 }  // namespace spb::spike

@@ -83,7 +83,7 @@ void spike_threshold_cpu(Context& context, const ThresholdArgs& args) {
     for (int64_t m = begin; m < end; ++m) {
       list_bursts(args, m, out.bursts.data() + burst_begin[m], rows[m].bursts);
       if (!args.want_active) continue;
-      list_active(out.core.row_as<int8_t>(m), rows[m].active,
+      list_active(out.core.row_as<int8_t>(m), args.x.shape()[1], rows[m].active,
                   out.active.data() + out.active_begin[static_cast<size_t>(m)]);
     }
   };

@@ -72,12 +72,25 @@ void fire_row(const float* x, int64_t channels, float threshold, float dead_zone
   fired->bursts = -reduce_add(firing.bursts);
 }
 
-// Stops at the last one, so that every write lies inside the list although it is made before the
-// count is looked at.
-void list_active(const int8_t* core, int32_t active, int32_t* channels) {
+void list_active(const int8_t* core, [[maybe_unused]] int64_t channels, int32_t active,
+                 int32_t* list) {
   int32_t c = 0;
-  for (int32_t found = 0; found < active; ++c) {
-    channels[found] = c;
+  int32_t found = 0;
+#if defined(__AVX512F__)
+  for (; c + kLanes <= channels; c += kLanes) {
+    const __m128i counts = _mm_loadu_si128(reinterpret_cast<const __m128i*>(core + c));
+    const __mmask16 fired = _mm_test_epi8_mask(counts, counts);
+    const VecI indices = (VecI)_mm512_maskz_compress_epi32(fired, (__m512i)(lane_index() + c));
+    const int number = __builtin_popcount(fired);
+    const auto written = static_cast<__mmask16>((1u << number) - 1u);
+    _mm512_mask_storeu_epi32(list + found, written, (__m512i)indices);
+    found += number;
+  }
+#endif
+  // Stops at the last one, so that every write lies inside the list although it is made before the
+  // count is looked at.
+  for (; found < active; ++c) {
+    list[found] = c;
     found += core[c] != 0;
   }
 }

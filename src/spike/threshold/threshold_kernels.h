@@ -33,19 +33,19 @@ namespace isa_portable {
 float absolute_sum(const float* x, int64_t channels);
 void fire_row(const float* x, int64_t channels, float threshold, float dead_zone, int8_t* core,
               FiredRow* fired);
-void list_active(const int8_t* core, int32_t active, int32_t* channels);
+void list_active(const int8_t* core, int64_t channels, int32_t active, int32_t* list);
 }  // namespace isa_portable
 namespace isa_avx2 {
 float absolute_sum(const float* x, int64_t channels);
 void fire_row(const float* x, int64_t channels, float threshold, float dead_zone, int8_t* core,
               FiredRow* fired);
-void list_active(const int8_t* core, int32_t active, int32_t* channels);
+void list_active(const int8_t* core, int64_t channels, int32_t active, int32_t* list);
 }  // namespace isa_avx2
 namespace isa_avx512 {
 float absolute_sum(const float* x, int64_t channels);
 void fire_row(const float* x, int64_t channels, float threshold, float dead_zone, int8_t* core,
               FiredRow* fired);
-void list_active(const int8_t* core, int32_t active, int32_t* channels);
+void list_active(const int8_t* core, int64_t channels, int32_t active, int32_t* list);
 }  // namespace isa_avx512
 
 }  // namespace spb::spike
