@@ -41,7 +41,7 @@ class CliTest : public testing::Test {
     golden::write_weights(model, DType::kF32, folder_->path());
     golden::write_byte_tokenizer(folder_->path());
     Context context(1);
-    convert::convert_folder(context, folder_->path(), file("model.gguf"), {.format = DType::kQ8_0});
+    convert::convert_model(context, folder_->path(), file("model.gguf"), {.format = DType::kQ8_0});
   }
   static void TearDownTestSuite() { folder_.reset(); }
 

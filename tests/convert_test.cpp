@@ -21,7 +21,7 @@ namespace {
 std::vector<float> last_logits(Context& context, const std::string& path,
                                std::span<const int32_t> tokens) {
   const auto model = model::Model::load(context, path);
-  model::SequenceState state(model->config(), {256, 256, DType::kF32});
+  model::SequenceState state(*model, {256, 256, DType::kF32});
   Tensor logits(DType::kF32, Shape{1, model->config().vocab_size});
   const model::SequenceSlice slice{tokens, &state, model::Logits::kLast};
   model::forward(context, *model, {&slice, 1}, logits);
@@ -57,7 +57,7 @@ class ConvertTest : public testing::Test {
 
   std::string convert(DType format) {
     const std::string output = folder_.file(fmt::format("{}.gguf", name(format)));
-    convert::convert_folder(context_, folder_.path(), output, {.format = format});
+    convert::convert_model(context_, folder_.path(), output, {.format = format});
     return output;
   }
 
@@ -137,7 +137,7 @@ TEST_F(ConvertTest, NamesMissingAndMisshapenTensors) {
   std::filesystem::copy(folder_.file("config.json"), other.file("config.json"));
   io::write_safetensors(other.file("model.safetensors"), kept);
   const auto attempt = [&] {
-    convert::convert_folder(context_, other.path(), other.file("out.gguf"), {});
+    convert::convert_model(context_, other.path(), other.file("out.gguf"), {});
   };
   EXPECT_NE(message_of(attempt).find(victim), std::string::npos) << message_of(attempt);
   const ConstTensorView whole = source->at(victim).view;
@@ -151,7 +151,7 @@ TEST_F(ConvertTest, AnExistingFileIsReplacedOnlyOnRequest) {
   write_model("qwen2");
   const std::string file = convert(DType::kBF16);
   EXPECT_NE(message_of([&] { convert(DType::kBF16); }).find("--force"), std::string::npos);
-  EXPECT_NO_THROW(convert::convert_folder(context_, folder_.path(), file, {.overwrite = true}));
+  EXPECT_NO_THROW(convert::convert_model(context_, folder_.path(), file, {.overwrite = true}));
 }
 
 // A row of 96 does not divide into blocks of 256, nor 100 into blocks of 32.
@@ -173,7 +173,7 @@ TEST(Synthesize, WritesEveryArchitectureTheSameWayTwice) {
   golden::TemporaryFolder folder;
   const std::vector<int32_t> tokens = {1, 2, 3, 4};
   model::ModelConfig dense = model::preset("tiny-hybrid");
-  dense.mixers.assign(2, model::Mixer::kFull);
+  dense.layers = model::uniform_layers(2, model::Mixer::kFull);
   for (const char* architecture : {"spikingbrain", "llama", "qwen2"}) {
     const std::string path = folder.file(architecture);
     const model::ModelConfig config =

@@ -64,7 +64,7 @@ class GoldenModel : public testing::TestWithParam<std::string> {
 
   model::SequenceState new_state() {
     const auto total = static_cast<int64_t>(case_.tokens.size());
-    return model::SequenceState(model_->config(), {total, total, dtype_});
+    return model::SequenceState(*model_, {total, total, dtype_});
   }
 
   // Difference with a prompt of `prompt` tokens in chunks of the given sizes, decoding after it.

@@ -112,7 +112,7 @@ class Bench {
   model::SequenceState new_state(int64_t context) {
     model::StateOptions options = options_.state.state_options();
     options.max_context = std::max(options.max_context, context);
-    return model::SequenceState(model_.config(), options);
+    return model::SequenceState(model_, options);
   }
 
   int32_t random_token() { return static_cast<int32_t>(rng_.below(model_.config().vocab_size)); }

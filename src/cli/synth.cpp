@@ -32,7 +32,7 @@ void synth(SynthOptions& options) {
   convert::synthesize(context, config, options.options, options.output,
                       [&](int64_t done, int64_t total) { progress.update(done, total); });
   fmt::print("{}: {} parameters, {}\n", options.output,
-             format_count(model::parameter_count(config)), options.format);
+             format_count(model::count_parameters(config).total), options.format);
 }
 
 }  // namespace

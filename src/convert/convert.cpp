@@ -1,13 +1,13 @@
 #include "convert/convert.h"
 
+#include <algorithm>
+#include <cstring>
 #include <filesystem>
 
 #include "core/block_formats.h"
 #include "core/error.h"
-#include "io/checkpoint.h"
 #include "model/config_gguf.h"
-#include "model/config_hugging_face.h"
-#include "model/model.h"
+#include "model/open_model.h"
 #include "text/conversation.h"
 #include "text/tokenizer.h"
 
@@ -16,21 +16,54 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Converts rows of `source` into `out`, split over the pool.
-void convert_rows(Context& context, ConstTensorView source, DType dtype, std::span<std::byte> out,
-                  const std::string& tensor) {
-  const int64_t columns = source.shape().last();
-  const int64_t stride = row_bytes(dtype, columns);
+// The rows of a tensor to write: those of `source`, repeated downwards and sideways where the
+// tensor is larger, times `factor`.
+struct Rows {
+  ConstTensorView source;
+  Shape shape;
+  DType dtype;
+  float factor;
+
+  bool as_it_is() const {
+    return dtype == source.dtype() && factor == 1.0f && shape.last() == source.shape().last();
+  }
+};
+
+void write_row(const Rows& rows, int64_t index, std::vector<float>& scratch, std::byte* out) {
+  const std::byte* row = rows.source.row(index % rows.source.shape().rows());
+  const int64_t columns = rows.source.shape().last();
+  if (rows.as_it_is()) {
+    std::memcpy(out, row, static_cast<size_t>(row_bytes(rows.dtype, columns)));
+    return;
+  }
+  dequantize_row(rows.source.dtype(), row, scratch.data(), columns);
+  for (int64_t c = 0; c < columns; ++c) scratch[static_cast<size_t>(c)] *= rows.factor;
+  for (int64_t c = columns; c < rows.shape.last(); c += columns) {
+    std::copy_n(scratch.begin(), columns, scratch.begin() + c);
+  }
+  quantize_row(rows.dtype, scratch.data(), out, rows.shape.last());
+}
+
+// Splits the rows over the pool.
+void write_rows(Context& context, const Rows& rows, std::span<std::byte> out,
+                const std::string& tensor) {
+  const int64_t stride = row_bytes(rows.dtype, rows.shape.last());
   try {
-    context.pool().parallel_for(source.shape().rows(), 16, [&](int64_t begin, int64_t end, int) {
-      std::vector<float> row(static_cast<size_t>(columns));
-      for (int64_t i = begin; i < end; ++i) {
-        dequantize_row(source.dtype(), source.row(i), row.data(), columns);
-        quantize_row(dtype, row.data(), out.data() + i * stride, columns);
-      }
+    context.pool().parallel_for(rows.shape.rows(), 16, [&](int64_t begin, int64_t end, int) {
+      std::vector<float> scratch(static_cast<size_t>(rows.shape.last()));
+      for (int64_t i = begin; i < end; ++i) write_row(rows, i, scratch, out.data() + i * stride);
     });
   } catch (const Error& error) {
     throw Error(error.kind(), fmt::format("tensor '{}': {}", tensor, error.what()));
+  }
+}
+
+// Files of other architectures keep the factors of a scaled RoPE in a tensor of its own.
+constexpr const char* kRopeFactors = "rope_freqs.weight";
+
+void copy_text_metadata(const io::GgufMetadata& from, io::GgufMetadata& metadata) {
+  for (const io::GgufEntry& entry : from.entries()) {
+    if (entry.key.starts_with("tokenizer.")) metadata.set(entry.key, entry.value);
   }
 }
 
@@ -47,6 +80,50 @@ void add_text_metadata(const std::string& folder, io::GgufMetadata& metadata) {
   }
 }
 
+class Writer {
+ public:
+  Writer(Context& context, const ConvertSettings& settings)
+      : context_(context), settings_(settings) {}
+
+  void add(const model::TensorSlot& slot, float factor) {
+    const std::string name = model::tensor_name(slot, model::Naming::kGguf);
+    const ConstTensorView source = *slot.view;
+    add(name, {source, slot.shape, dtype_of(slot, source.dtype()), factor});
+  }
+
+  void add(const std::string& name, const Rows& rows) {
+    check(rows.as_it_is() || can_quantize(rows.dtype),
+          "tensor '{}': {} cannot be written; give a --format", name, spb::name(rows.dtype));
+    plans_.push_back({name, rows.dtype, rows.shape, [this, name, rows](std::span<std::byte> out) {
+                        write_rows(context_, rows, out, name);
+                      }});
+  }
+
+  void add_router(const model::TensorSlot& slot, const Upcycling& upcycling) {
+    plans_.push_back({model::tensor_name(slot, model::Naming::kGguf), DType::kF32, slot.shape,
+                      [slot, &upcycling](std::span<std::byte> out) {
+                        auto* values = reinterpret_cast<float*>(out.data());
+                        for (int64_t row = 0; row < slot.shape.rows(); ++row) {
+                          upcycling.fill_router(slot, row, values + row * slot.shape.last());
+                        }
+                      }});
+  }
+
+  const std::vector<io::GgufTensorPlan>& plans() const { return plans_; }
+
+ private:
+  DType dtype_of(const model::TensorSlot& slot, DType source) const {
+    const DType format = settings_.format.value_or(source);
+    return storage_dtype(slot, format,
+                         settings_.embedding_format.value_or(
+                             settings_.format ? default_embedding_format(format) : source));
+  }
+
+  Context& context_;
+  const ConvertSettings& settings_;
+  std::vector<io::GgufTensorPlan> plans_;
+};
+
 }  // namespace
 
 DType default_embedding_format(DType format) { return is_float(format) ? format : DType::kQ8_0; }
@@ -59,30 +136,40 @@ DType storage_dtype(const model::TensorSlot& slot, DType format, DType embedding
   return divides ? wanted : DType::kF16;
 }
 
-ConvertResult convert_folder(Context& context, const std::string& folder, const std::string& output,
-                             const ConvertSettings& settings, const ProgressFunction& progress) {
+ConvertResult convert_model(Context& context, const std::string& source, const std::string& output,
+                            const ConvertSettings& settings, const ProgressFunction& progress) {
   check(settings.overwrite || !fs::exists(output), "{}: the file exists; --force replaces it",
         output);
-  const std::unique_ptr<io::TensorSource> source = io::open_checkpoint_folder(folder);
-  const auto [config, naming] = model::config_from_hugging_face(folder, *source);
-  model::ModelWeights weights = model::bind_weights(config, *source, naming);
+  const model::OpenModel opened = model::open_model(source);
+  model::ModelConfig config = opened.config;
+  model::ModelWeights weights = model::bind_weights(config, *opened.source, opened.naming);
+  std::optional<Upcycling> upcycling;
+  if (settings.upcycle) {
+    upcycling.emplace(config, weights, *settings.upcycle);
+    config = upcycling->config();
+    weights = upcycling->weights();
+  }
 
   io::GgufMetadata metadata;
   model::config_to_gguf(config, "spikingbrain", metadata);
-  add_text_metadata(folder, metadata);
+  if (opened.metadata != nullptr) {
+    copy_text_metadata(*opened.metadata, metadata);
+  } else {
+    add_text_metadata(source, metadata);
+  }
 
-  const DType embedding =
-      settings.embedding_format.value_or(default_embedding_format(settings.format));
-  std::vector<io::GgufTensorPlan> plans;
+  Writer writer(context, settings);
   model::for_each_tensor(config, weights, [&](const model::TensorSlot& slot) {
-    const std::string name = model::tensor_name(slot, model::Naming::kGguf);
-    const DType dtype = storage_dtype(slot, settings.format, embedding);
-    const ConstTensorView view = *slot.view;
-    plans.push_back({name, dtype, slot.shape, [&context, view, dtype, name](auto out) {
-                       convert_rows(context, view, dtype, out, name);
-                     }});
+    if (slot.view->defined()) {
+      writer.add(slot, upcycling ? upcycling->factor(slot) : 1.0f);
+    } else {
+      writer.add_router(slot, *upcycling);
+    }
   });
-  io::write_gguf(output, metadata, plans, progress);
+  if (const io::TensorEntry* factors = opened.source->find(kRopeFactors)) {
+    writer.add(kRopeFactors, {factors->view, factors->view.shape(), DType::kF32, 1.0f});
+  }
+  io::write_gguf(output, metadata, writer.plans(), progress);
   return {config, static_cast<int64_t>(fs::file_size(output))};
 }
 

@@ -1,4 +1,5 @@
-// convert: a Hugging Face checkpoint written as one GGUF file of our own architecture.
+// convert: a model written as one GGUF file of our own architecture, in other weight formats or
+// upcycled to a mixture of experts.
 //
 // Every tensor is checked against the config before the first byte is written, converted one at a
 // time (a model larger than memory is fine), and the file appears under its name only when
@@ -9,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "convert/upcycle.h"
 #include "core/context.h"
 #include "io/gguf.h"
 #include "model/weights.h"
@@ -18,8 +20,9 @@ namespace spb::convert {
 using ProgressFunction = std::function<void(int64_t done, int64_t total)>;
 
 struct ConvertSettings {
-  DType format = DType::kBF16;                           // of matrices
+  std::optional<DType> format = std::nullopt;            // of matrices; default: as they are
   std::optional<DType> embedding_format = std::nullopt;  // default: at least q8_0
+  std::optional<UpcycleSettings> upcycle = std::nullopt;
   bool overwrite = false;
 };
 
@@ -28,11 +31,12 @@ struct ConvertResult {
   int64_t bytes = 0;  // of the file
 };
 
-// Reads model types gla_swa, qwen2 and llama. A matrix whose rows do not divide into the blocks of
-// the format is written in f16 instead. Usage error when `output` exists and overwrite is off.
-ConvertResult convert_folder(Context& context, const std::string& folder, const std::string& output,
-                             const ConvertSettings& settings,
-                             const ProgressFunction& progress = {});
+// `source` is a GGUF file or a Hugging Face folder (model types gla_swa, qwen2 and llama). A matrix
+// whose rows do not divide into the blocks of the format is written in f16 instead. Usage error
+// when `output` exists and overwrite is off, or the source has a format that cannot be written and
+// none is given.
+ConvertResult convert_model(Context& context, const std::string& source, const std::string& output,
+                            const ConvertSettings& settings, const ProgressFunction& progress = {});
 
 // The dtype a tensor is written in: vectors f32, the low-rank gate f16 or better, matrices `format`
 // or f16 when their rows do not divide.

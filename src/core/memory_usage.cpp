@@ -15,20 +15,33 @@ void read_field(const char* line, const char* key, int64_t& bytes) {
   }
 }
 
+// Calls `read` for every line of a file of /proc; nothing where it does not exist.
+template <typename Read>
+void for_each_line(const char* path, Read read) {
+  std::FILE* file = std::fopen(path, "r");
+  if (file == nullptr) return;
+  char line[256];
+  while (std::fgets(line, sizeof line, file) != nullptr) read(line);
+  std::fclose(file);
+}
+
 }  // namespace
 
 MemoryUsage memory_usage() {
   MemoryUsage usage;
-  std::FILE* file = std::fopen("/proc/self/status", "r");
-  if (file == nullptr) return usage;
-  char line[256];
-  while (std::fgets(line, sizeof line, file) != nullptr) {
+  for_each_line("/proc/self/status", [&](const char* line) {
     read_field(line, "VmRSS:", usage.resident);
     read_field(line, "RssAnon:", usage.anonymous);
     read_field(line, "VmHWM:", usage.peak);
-  }
-  std::fclose(file);
+  });
   return usage;
+}
+
+int64_t available_memory() {
+  int64_t bytes = 0;
+  for_each_line("/proc/meminfo",
+                [&](const char* line) { read_field(line, "MemAvailable:", bytes); });
+  return bytes;
 }
 
 }  // namespace spb

@@ -14,4 +14,7 @@ struct MemoryUsage {
 // All zero where the system does not tell (only Linux does).
 MemoryUsage memory_usage();
 
+// Memory that a program could allocate now without others being swapped out; 0 where unknown.
+int64_t available_memory();
+
 }  // namespace spb

@@ -44,7 +44,7 @@ Perplexity measure_perplexity(Context& context, const model::Model& model,
   const auto total = static_cast<int64_t>(tokens.size());
   check(window >= 2, "perplexity: window: expected at least 2 tokens, got {}", window);
   check(total >= 2, "perplexity: text: expected at least 2 tokens, got {}", total);
-  model::SequenceState state(model.config(), options);
+  model::SequenceState state(model, options);
   Tensor logits(DType::kF32, Shape{state.max_chunk(), model.config().vocab_size});
   Perplexity sum;
   for (int64_t start = 0; start + 1 < total; start += window) {

@@ -34,7 +34,7 @@ Session::Session(Context& context, const TextModel& model, const model::StateOpt
                  const ops::SamplingSettings& sampling, const std::atomic<bool>* stop)
     : context_(context),
       model_(model),
-      state_(model.model->config(), state),
+      state_(*model.model, state),
       vocab_size_(known_ids(model)),
       sampler_(sampling, vocab_size_),
       stop_(stop),

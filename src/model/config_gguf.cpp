@@ -1,5 +1,7 @@
 #include "model/config_gguf.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "core/error.h"
@@ -58,8 +60,10 @@ void read_sizes(const io::GgufFile& file, const Keys& keys, ModelConfig& config)
 
 // What our forward pass does not do must not be ignored silently.
 void refuse_unsupported(const io::GgufFile& file, const Keys& keys, const ModelConfig& config) {
-  check_data(keys.integer_or("expert_count", 0) == 0, "{}: {}: mixture of experts is not supported",
-             file.path(), keys.full("expert_count"));
+  const bool ours = config.architecture == kOurs;
+  check_data(ours || keys.integer_or("expert_count", 0) == 0,
+             "{}: {}: mixtures of experts of this architecture are not supported", file.path(),
+             keys.full("expert_count"));
   const int64_t rotated = keys.integer_or("rope.dimension_count", config.head_dim);
   check_data(rotated == config.head_dim, "{}: {}: expected the head dimension {}, got {}",
              file.path(), keys.full("rope.dimension_count"), config.head_dim, rotated);
@@ -78,34 +82,94 @@ int64_t layer_count(const io::GgufFile& file, const Keys& keys) {
   return layers;
 }
 
-void read_mixers(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
-  const std::string key = keys.full("layer.mixers");
-  const std::vector<std::string>* names = file.metadata().get_strings(key);
-  check_data(names != nullptr, "{}: metadata key '{}' is missing", file.path(), key);
+// One string for each layer; nullptr when the key is absent.
+const std::vector<std::string>* layer_strings(const io::GgufFile& file, const Keys& keys,
+                                              const std::string& key) {
+  const std::vector<std::string>* strings = file.metadata().get_strings(key);
   const int64_t layers = layer_count(file, keys);
-  check_data(static_cast<int64_t>(names->size()) == layers,
-             "{}: {}: expected one mixer for each of {} layers, got {}", file.path(), key, layers,
-             names->size());
-  for (const std::string& text : *names) {
-    const std::optional<Mixer> mixer = parse_mixer(text);
-    check_data(mixer.has_value(), "{}: {}: expected full, window or linear, got '{}'", file.path(),
-               key, printable(text));
-    config.mixers.push_back(*mixer);
+  check_data(strings == nullptr || static_cast<int64_t>(strings->size()) == layers,
+             "{}: {}: expected one entry for each of {} layers, got {}", file.path(), key, layers,
+             strings == nullptr ? 0 : strings->size());
+  return strings;
+}
+
+// "window" or "linear+full".
+std::vector<Mixer> parse_mixers(const std::string& text, const std::string& where) {
+  std::vector<Mixer> mixers;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find('+', begin), text.size());
+    const std::optional<Mixer> mixer = parse_mixer(text.substr(begin, end - begin));
+    check_data(mixer.has_value(), "{}: expected full, window or linear joined by '+', got '{}'",
+               where, printable(text));
+    mixers.push_back(*mixer);
+    begin = end + 1;
+  }
+  return mixers;
+}
+
+void read_layers(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
+  const std::string mixers_key = keys.full("layer.mixers");
+  const std::vector<std::string>* mixers = layer_strings(file, keys, mixers_key);
+  check_data(mixers != nullptr, "{}: metadata key '{}' is missing", file.path(), mixers_key);
+  const std::string networks_key = keys.full("layer.feed_forward");
+  const std::vector<std::string>* networks = layer_strings(file, keys, networks_key);
+  for (size_t i = 0; i < mixers->size(); ++i) {
+    LayerConfig& layer = config.layers.emplace_back();
+    layer.mixers = parse_mixers((*mixers)[i], fmt::format("{}: {}", file.path(), mixers_key));
+    if (networks == nullptr) continue;
+    const std::optional<FeedForward> parsed = parse_feed_forward((*networks)[i]);
+    check_data(parsed.has_value(), "{}: {}: expected dense, moe or none, got '{}'", file.path(),
+               networks_key, printable((*networks)[i]));
+    layer.feed_forward = *parsed;
   }
 }
 
-void read_ours(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
-  read_mixers(file, keys, config);
-  config.window_size = keys.integer_or("attention.sliding_window", 0);
-  config.window_inclusive_extra =
-      file.metadata()
-          .get_bool(keys.full("attention.sliding_window_inclusive_extra"))
-          .value_or(false);
+bool flag_or(const io::GgufFile& file, const std::string& key, bool fallback) {
+  return file.metadata().get_bool(key).value_or(fallback);
+}
+
+void read_moe(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
+  MoeConfig& moe = config.moe;
+  moe.num_experts = keys.integer("expert_count");
+  moe.experts_per_token = keys.integer("expert_used_count");
+  moe.num_shared = keys.integer_or("expert_shared_count", 0);
+  moe.expert_size = keys.integer("expert_feed_forward_length");
+  moe.renormalize = flag_or(file, keys.full("expert_weights_norm"), false);
+  const std::string score = keys.text("expert_score").value_or("softmax");
+  check_data(score == "softmax" || score == "sigmoid",
+             "{}: {}: expected softmax or sigmoid, got '{}'", file.path(),
+             keys.full("expert_score"), printable(score));
+  moe.score = score == "softmax" ? ops::RouterScore::kSoftmax : ops::RouterScore::kSigmoid;
+}
+
+void read_branches(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
+  config.branch_weights_learned = flag_or(file, keys.full("branch_weight.learned"), false);
+  for (int kind = 0; kind < kMixerKinds; ++kind) {
+    const std::string key = fmt::format("branch_weight.{}", name(static_cast<Mixer>(kind)));
+    config.branch_weights[static_cast<size_t>(kind)] = keys.number_or(key, 1.0);
+  }
+}
+
+void read_linear(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
+  const std::string map = keys.text("linear_attention.feature_map").value_or("relu");
+  const std::optional<ops::FeatureMap> parsed = ops::parse_feature_map(map);
+  check_data(parsed.has_value(), "{}: {}: expected relu or sigmoid, got '{}'", file.path(),
+             keys.full("linear_attention.feature_map"), printable(map));
+  config.feature_map = *parsed;
+  config.tied_gate = flag_or(file, keys.full("linear_attention.tied_gate"), false);
   config.gate_low_rank = keys.integer_or("linear_attention.gate_low_rank", 16);
   config.gate_logit_normalizer = keys.number_or("linear_attention.gate_logit_normalizer", 16.0);
-  const std::string map = keys.text("linear_attention.feature_map").value_or("relu");
-  check_data(map == "relu", "{}: {}: expected relu, got '{}'", file.path(),
-             keys.full("linear_attention.feature_map"), printable(map));
+}
+
+void read_ours(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
+  read_layers(file, keys, config);
+  read_linear(file, keys, config);
+  if (config.layers_with(FeedForward::kMoe) > 0) read_moe(file, keys, config);
+  if (config.any_parallel()) read_branches(file, keys, config);
+  config.sink_tokens = keys.integer_or("attention.sink_count", 0);
+  config.window_size = keys.integer_or("attention.sliding_window", 0);
+  config.window_inclusive_extra =
+      flag_or(file, keys.full("attention.sliding_window_inclusive_extra"), false);
   const std::string pairs = keys.text("rope.pairs").value_or("half");
   check_data(pairs == "half" || pairs == "interleaved",
              "{}: {}: expected half or interleaved, got '{}'", file.path(), keys.full("rope.pairs"),
@@ -142,7 +206,7 @@ ModelConfig config_from_gguf(const io::GgufFile& file) {
   if (*architecture == kOurs) {
     read_ours(file, keys, config);
   } else {
-    config.mixers.assign(static_cast<size_t>(layer_count(file, keys)), Mixer::kFull);
+    config.layers = uniform_layers(layer_count(file, keys), Mixer::kFull);
     // Files of the llama architecture store q and k with interleaved pairs, qwen2 ones in halves.
     config.rope_pairs =
         *architecture == "llama" ? ops::RopePairs::kInterleaved : ops::RopePairs::kHalf;
@@ -153,10 +217,68 @@ ModelConfig config_from_gguf(const io::GgufFile& file) {
 
 namespace {
 
-void write_ours(const ModelConfig& config, const std::string& prefix, io::GgufMetadata& metadata) {
+std::string joined(const std::vector<Mixer>& mixers) {
+  std::vector<std::string_view> names;
+  for (const Mixer mixer : mixers) names.push_back(name(mixer));
+  return fmt::format("{}", fmt::join(names, "+"));
+}
+
+void write_layers(const ModelConfig& config, const std::string& prefix,
+                  io::GgufMetadata& metadata) {
   std::vector<std::string> mixers;
-  for (const Mixer mixer : config.mixers) mixers.emplace_back(name(mixer));
+  std::vector<std::string> networks;
+  for (const LayerConfig& layer : config.layers) {
+    mixers.push_back(joined(layer.mixers));
+    networks.emplace_back(name(layer.feed_forward));
+  }
   metadata.set(prefix + "layer.mixers", io::GgufArray(std::move(mixers)));
+  if (config.layers_with(FeedForward::kDense) < config.num_layers()) {
+    metadata.set(prefix + "layer.feed_forward", io::GgufArray(std::move(networks)));
+  }
+}
+
+void write_moe(const MoeConfig& moe, const std::string& prefix, io::GgufMetadata& metadata) {
+  const bool softmax = moe.score == ops::RouterScore::kSoftmax;
+  metadata.set(prefix + "expert_count", moe.num_experts);
+  metadata.set(prefix + "expert_used_count", moe.experts_per_token);
+  metadata.set(prefix + "expert_shared_count", moe.num_shared);
+  metadata.set(prefix + "expert_feed_forward_length", moe.expert_size);
+  metadata.set(prefix + "expert_score", std::string(softmax ? "softmax" : "sigmoid"));
+  metadata.set(prefix + "expert_weights_norm", moe.renormalize);
+}
+
+void write_linear(const ModelConfig& config, const std::string& prefix,
+                  io::GgufMetadata& metadata) {
+  metadata.set(prefix + "linear_attention.feature_map", std::string(name(config.feature_map)));
+  metadata.set(prefix + "linear_attention.tied_gate", config.tied_gate);
+  if (config.tied_gate) return;
+  metadata.set(prefix + "linear_attention.gate_low_rank", config.gate_low_rank);
+  metadata.set(prefix + "linear_attention.gate_logit_normalizer", config.gate_logit_normalizer);
+}
+
+void write_branches(const ModelConfig& config, const std::string& prefix,
+                    io::GgufMetadata& metadata) {
+  metadata.set(prefix + "branch_weight.learned", config.branch_weights_learned);
+  if (config.branch_weights_learned) return;
+  for (int kind = 0; kind < kMixerKinds; ++kind) {
+    const double weight = config.branch_weights[static_cast<size_t>(kind)];
+    if (weight == 1.0) continue;
+    metadata.set(fmt::format("{}branch_weight.{}", prefix, name(static_cast<Mixer>(kind))), weight);
+  }
+}
+
+// What files of other architectures can say.
+bool is_plain_transformer(const ModelConfig& config) {
+  return config.layers_with(Mixer::kFull) == config.num_layers() && !config.any_parallel() &&
+         config.layers_with(FeedForward::kDense) == config.num_layers() &&
+         config.sink_tokens == 0 && !config.rope_scaling;
+}
+
+void write_ours(const ModelConfig& config, const std::string& prefix, io::GgufMetadata& metadata) {
+  write_layers(config, prefix, metadata);
+  if (config.layers_with(FeedForward::kMoe) > 0) write_moe(config.moe, prefix, metadata);
+  if (config.any_parallel()) write_branches(config, prefix, metadata);
+  if (config.sink_tokens > 0) metadata.set(prefix + "attention.sink_count", config.sink_tokens);
   metadata.set(prefix + "rope.pairs", config.rope_pairs == ops::RopePairs::kHalf
                                           ? std::string("half")
                                           : std::string("interleaved"));
@@ -165,11 +287,7 @@ void write_ours(const ModelConfig& config, const std::string& prefix, io::GgufMe
     metadata.set(prefix + "attention.sliding_window_inclusive_extra",
                  config.window_inclusive_extra);
   }
-  if (config.layers_with(Mixer::kLinear) > 0) {
-    metadata.set(prefix + "linear_attention.feature_map", std::string("relu"));
-    metadata.set(prefix + "linear_attention.gate_low_rank", config.gate_low_rank);
-    metadata.set(prefix + "linear_attention.gate_logit_normalizer", config.gate_logit_normalizer);
-  }
+  if (config.layers_with(Mixer::kLinear) > 0) write_linear(config, prefix, metadata);
   if (config.rope_scaling) {
     metadata.set(prefix + "rope.scaling.type", std::string("llama3"));
     metadata.set(prefix + "rope.scaling.factor", config.rope_scaling->factor);
@@ -189,8 +307,9 @@ void config_to_gguf(const ModelConfig& config, std::string_view architecture,
   const bool ours = architecture == kOurs;
   check(ours || architecture == "llama" || architecture == "qwen2",
         "architecture: expected spikingbrain, llama or qwen2, got '{}'", printable(architecture));
-  check(ours || (config.layers_with(Mixer::kFull) == config.num_layers() && !config.rope_scaling),
-        "architecture: {} cannot express linear or window layers, nor scaled RoPE", architecture);
+  check(ours || is_plain_transformer(config),
+        "architecture: {} cannot express linear or window layers, experts, sinks, nor scaled RoPE",
+        architecture);
   const std::string prefix = fmt::format("{}.", architecture);
   metadata.set("general.architecture", std::string(architecture));
   if (!config.name.empty()) metadata.set("general.name", config.name);

@@ -69,10 +69,10 @@ int64_t read_layer_count(const Fields& fields) {
 // The layers with softmax attention: listed in attn_layers, or 1, 3, 5, ... when it is absent.
 void read_hybrid_mixers(const Fields& fields, ModelConfig& config) {
   const auto layers = static_cast<size_t>(read_layer_count(fields));
-  config.mixers.assign(layers, Mixer::kLinear);
+  config.layers = uniform_layers(static_cast<int64_t>(layers), Mixer::kLinear);
   const io::Json* listed = fields.find("attn_layers");
   if (listed == nullptr) {
-    for (size_t i = 1; i < layers; i += 2) config.mixers[i] = Mixer::kWindow;
+    for (size_t i = 1; i < layers; i += 2) config.layers[i].mixers = {Mixer::kWindow};
     return;
   }
   const std::string where = fields.where("attn_layers");
@@ -80,7 +80,7 @@ void read_hybrid_mixers(const Fields& fields, ModelConfig& config) {
     const int64_t layer = io::json_integer(entry, where);
     check_data(layer >= 0 && layer < static_cast<int64_t>(layers),
                "{}: expected layers from 0 to {}, got {}", where, layers - 1, layer);
-    config.mixers[static_cast<size_t>(layer)] = Mixer::kWindow;
+    config.layers[static_cast<size_t>(layer)].mixers = {Mixer::kWindow};
   }
 }
 
@@ -131,7 +131,7 @@ void read_transformer(const Fields& fields, const std::string& type, ModelConfig
              fields.where("mlp_bias"));
   config.architecture = type;
   config.norm_eps = fields.number_or("rms_norm_eps", 1e-6);
-  config.mixers.assign(static_cast<size_t>(read_layer_count(fields)), Mixer::kFull);
+  config.layers = uniform_layers(read_layer_count(fields), Mixer::kFull);
   read_rope_scaling(fields, config);
 }
 

@@ -16,17 +16,20 @@ TEST(Presets, AreConsistentAndHaveThePublishedSizes) {
   for (const std::string_view name : preset_names()) {
     EXPECT_NO_THROW(check_config(preset(name), std::string(name)));
   }
-  EXPECT_NEAR(static_cast<double>(parameter_count(preset("spikingbrain-7b"))), 7.62e9, 0.02e9);
-  EXPECT_NEAR(static_cast<double>(parameter_count(preset("qwen2.5-7b"))), 7.62e9, 0.01e9);
-  EXPECT_NEAR(static_cast<double>(parameter_count(preset("llama-3.2-1b"))), 1.236e9, 0.001e9);
-  EXPECT_NEAR(static_cast<double>(parameter_count(preset("smollm2-135m"))), 134.5e6, 0.1e6);
+  EXPECT_NEAR(static_cast<double>(count_parameters(preset("spikingbrain-7b")).total), 7.62e9,
+              0.02e9);
+  EXPECT_NEAR(static_cast<double>(count_parameters(preset("qwen2.5-7b")).total), 7.62e9, 0.01e9);
+  EXPECT_NEAR(static_cast<double>(count_parameters(preset("llama-3.2-1b")).total), 1.236e9,
+              0.001e9);
+  EXPECT_NEAR(static_cast<double>(count_parameters(preset("smollm2-135m")).total), 134.5e6, 0.1e6);
   EXPECT_THROW(preset("gpt-5"), Error);
 }
 
 TEST(Presets, SpikingBrain7bAlternatesLinearAndWindowLayers) {
   const ModelConfig config = preset("spikingbrain-7b");
-  for (size_t i = 0; i < config.mixers.size(); ++i) {
-    EXPECT_EQ(config.mixers[i], i % 2 == 0 ? Mixer::kLinear : Mixer::kWindow);
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    EXPECT_EQ(config.layers[i].mixers,
+              std::vector<Mixer>{i % 2 == 0 ? Mixer::kLinear : Mixer::kWindow});
   }
 }
 
@@ -48,8 +51,8 @@ TEST(CheckConfig, NamesTheFieldThatIsWrong) {
       {"head dimension", [](ModelConfig& c) { c.head_dim = 63; }},
       {"sliding window", [](ModelConfig& c) { c.window_size = 0; }},
       {"vocabulary", [](ModelConfig& c) { c.vocab_size = -1; }},
-      {"layers", [](ModelConfig& c) { c.mixers.clear(); }},
-      {"layers", [](ModelConfig& c) { c.mixers.assign(5000, Mixer::kFull); }},
+      {"layers", [](ModelConfig& c) { c.layers.clear(); }},
+      {"layers", [](ModelConfig& c) { c.layers = uniform_layers(5000, Mixer::kFull); }},
       {"epsilon", [](ModelConfig& c) { c.norm_eps = NAN; }},
       {"theta", [](ModelConfig& c) { c.rope_theta = -1; }},
       {"gate rank", [](ModelConfig& c) { c.gate_low_rank = 0; }},

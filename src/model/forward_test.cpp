@@ -25,7 +25,7 @@ std::vector<float> logits_by_chunks(Context& context, const Model& model,
                                     const std::vector<int64_t>& chunks,
                                     const StateOptions& options = kExact) {
   const int64_t vocab = model.config().vocab_size;
-  SequenceState state(model.config(), options);
+  SequenceState state(model, options);
   std::vector<float> all;
   size_t next = 0;
   for (size_t at = 0; at < tokens.size();) {
@@ -79,7 +79,7 @@ TEST_P(ForwardTest, SequencesInABatchEqualThemselvesAlone) {
   std::vector<std::vector<int32_t>> tokens;
   std::vector<std::vector<float>> alone;
   for (int i = 0; i < kSequences; ++i) {
-    states.emplace_back(config, kExact);
+    states.emplace_back(*model, kExact);
     tokens.push_back(random_tokens(5 + 20 * i, 67, static_cast<uint64_t>(100 + i)));
     const auto all = logits_by_chunks(context, *model, tokens.back(), {4, 64});
     alone.emplace_back(all.end() - 67, all.end());
@@ -105,7 +105,7 @@ TEST_P(ForwardTest, AClearedStateIsAFreshOne) {
   Context context(1);
   const ModelConfig config = test_config(GetParam());
   const std::unique_ptr<Model> model = test_model(context, config);
-  SequenceState state(config, kExact);
+  SequenceState state(*model, kExact);
   const auto tokens = random_tokens(30, 67, 3);
   const SequenceSlice slice{tokens, &state, Logits::kLast};
   Tensor first(DType::kF32, Shape{1, 67});
@@ -152,7 +152,7 @@ TEST(Forward, HalfCachesStayNearExactOnes) {
 TEST(Forward, TheExtraWindowKeyIsVisibleFromTheFirstPositionBeyondTheWindow) {
   Context context(1);
   ModelConfig config = test_config(Mixer::kWindow);
-  config.mixers.resize(1);
+  config.layers.resize(1);
   const auto plain = test_model(context, config);
   config.window_inclusive_extra = true;
   const auto extra = test_model(context, config);
@@ -168,7 +168,7 @@ TEST(Forward, RefusesBadTokensAndLeavesTheStateAlone) {
   Context context(1);
   const ModelConfig config = test_config();
   const auto model = test_model(context, config);
-  SequenceState state(config, kExact);
+  SequenceState state(*model, kExact);
   Tensor logits(DType::kF32, Shape{1, 67});
   for (const int32_t bad : {-1, 67, std::numeric_limits<int32_t>::max()}) {
     const std::vector<int32_t> tokens = {1, bad};
@@ -190,7 +190,7 @@ TEST(Forward, AFullContextIsAnErrorOnlyWithFullAttention) {
   for (const bool full : {true, false}) {
     const ModelConfig config = full ? test_config(Mixer::kFull) : test_config();
     const auto model = test_model(context, config);
-    SequenceState state(config, small);
+    SequenceState state(*model, small);
     const auto tokens = random_tokens(9, 67, 1);
     const SequenceSlice slice{tokens, &state, Logits::kNone};
     if (full) {

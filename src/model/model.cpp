@@ -1,14 +1,13 @@
 #include "model/model.h"
 
 #include <array>
-#include <filesystem>
 #include <unordered_set>
 
 #include "core/block_formats.h"
 #include "core/error.h"
-#include "io/checkpoint.h"
-#include "model/config_gguf.h"
-#include "model/config_hugging_face.h"
+#include "core/memory_usage.h"
+#include "model/open_model.h"
+#include "model/sinks.h"
 
 namespace spb::model {
 namespace {
@@ -22,12 +21,14 @@ Tensor widened(ConstTensorView view) {
 
 class LayerBuilder {
  public:
-  LayerBuilder(Context& context, const LoadOptions& options)
-      : context_(context), options_(options) {}
+  LayerBuilder(Context& context, const ModelConfig& config, const LoadOptions& options)
+      : context_(context), config_(config), repack_(options.repack) {}
 
-  Layer build(Mixer mixer, const LayerWeights& w) {
+  void copy_experts(bool copy) { copy_experts_ = copy; }
+
+  Layer build(const LayerConfig& config, const LayerWeights& w) {
     Layer layer;
-    layer.mixer = mixer;
+    layer.config = config;
     layer.attn_norm = widened(w.attn_norm);
     layer.q = projection(w.q);
     layer.k = projection(w.k);
@@ -35,16 +36,16 @@ class LayerBuilder {
     layer.o = projection(w.o);
     layer.gate_down = projection(w.gate_down);
     layer.gate_up = projection(w.gate_up);
-    layer.g_norm = widened(w.g_norm);
+    add_head_norms(w, layer);
     layer.mlp_norm = widened(w.mlp_norm);
-    layer.mlp_gate = projection(w.mlp_gate);
-    layer.mlp_up = projection(w.mlp_up);
-    layer.mlp_down = projection(w.mlp_down);
+    layer.dense = network(w.dense);
+    layer.shared = network(w.shared);
+    if (config.feed_forward == FeedForward::kMoe) add_experts(w, layer.experts);
     return layer;
   }
 
   ops::MatmulWeight prepare(ConstTensorView view) {
-    ops::MatmulWeight weight = ops::prepare_matmul_weight(context_, view, options_.repack);
+    ops::MatmulWeight weight = ops::prepare_matmul_weight(context_, view, repack_);
     if (weight.owns_memory()) copied_.insert(view.data());
     return weight;
   }
@@ -62,23 +63,79 @@ class LayerBuilder {
     return {prepare(w.weight), widened(w.bias)};
   }
 
+  Network network(const NetworkWeights& w) {
+    return {projection(w.gate), projection(w.up), projection(w.down)};
+  }
+
+  // A branch's weight times its normalized heads is a norm whose weight is multiplied by it.
+  void add_head_norms(const LayerWeights& w, Layer& layer) {
+    const Tensor learned = widened(w.branch_weights);
+    for (size_t branch = 0; branch < layer.config.mixers.size(); ++branch) {
+      const auto kind = static_cast<size_t>(layer.config.mixers[branch]);
+      Tensor norm = widened(w.head_norms[kind]);
+      if (layer.config.parallel()) {
+        const float factor = learned.defined() ? learned.as<float>()[branch]
+                                               : static_cast<float>(config_.branch_weights[kind]);
+        for (int64_t i = 0; i < norm.shape().elements(); ++i) norm.as<float>()[i] *= factor;
+      }
+      layer.head_norms[kind] = std::move(norm);
+    }
+  }
+
+  void add_experts(const LayerWeights& w, Experts& experts) {
+    experts.router = ops::prepare_matmul_weight(context_, w.router, false);
+    experts.weights.reserve(static_cast<size_t>(3 * config_.moe.num_experts));
+    add_stack(w.experts.gate.weight, experts.weights, experts.gate);
+    add_stack(w.experts.up.weight, experts.weights, experts.up);
+    add_stack(w.experts.down.weight, experts.weights, experts.down);
+  }
+
+  // `weights` has room for all, so that the pointers stay valid.
+  void add_stack(ConstTensorView stack, std::vector<ops::MatmulWeight>& weights,
+                 std::vector<const ops::MatmulWeight*>& pointers) {
+    for (int64_t e = 0; e < stack.shape()[0]; ++e) {
+      const Shape matrix{stack.shape()[1], stack.shape()[2]};
+      const ConstTensorView expert = stack.rows(e * matrix[0], matrix[0]).reshaped(matrix);
+      weights.push_back(ops::prepare_matmul_weight(context_, expert, repack_ && copy_experts_));
+      pointers.push_back(&weights.back());
+      if (weights.back().owns_memory()) copied_.insert(stack.data());
+    }
+  }
+
   Context& context_;
-  const LoadOptions& options_;
+  const ModelConfig& config_;
+  bool repack_;
+  bool copy_experts_ = false;
   std::unordered_set<const std::byte*> copied_;
 };
 
-// The matrix products of a layer; those its mixer has no use for are undefined.
-std::array<const Projection*, 9> projections(const Layer& layer) {
-  return {&layer.q,       &layer.k,        &layer.v,      &layer.o,       &layer.gate_down,
-          &layer.gate_up, &layer.mlp_gate, &layer.mlp_up, &layer.mlp_down};
+// The matrix products of a layer that every token takes part in; those it has no use for are
+// undefined.
+std::array<const Projection*, 12> projections(const Layer& layer) {
+  return {&layer.q,          &layer.k,           &layer.v,          &layer.o,
+          &layer.gate_down,  &layer.gate_up,     &layer.dense.gate, &layer.dense.up,
+          &layer.dense.down, &layer.shared.gate, &layer.shared.up,  &layer.shared.down};
 }
 
-int64_t layer_bytes(const Layer& layer) {
+int64_t layer_bytes(const Layer& layer, const MoeConfig& moe) {
   int64_t bytes = 0;
   for (const Projection* p : projections(layer)) {
     if (p->weight.defined()) bytes += p->weight.bytes();
   }
-  return bytes;
+  if (!layer.experts.router.defined()) return bytes;
+  int64_t routed = 0;
+  for (const ops::MatmulWeight& weight : layer.experts.weights) routed += weight.bytes();
+  return bytes + layer.experts.router.bytes() + routed / moe.num_experts * moe.experts_per_token;
+}
+
+bool copy_experts(const ModelConfig& config, const ModelWeights& weights, Residency residency) {
+  if (residency != Residency::kAutomatic) return residency == Residency::kCopied;
+  int64_t bytes = 0;
+  ModelWeights views = weights;
+  for_each_tensor(config, views, [&](const TensorSlot& slot) {
+    if (slot.use == TensorUse::kExperts) bytes += slot.view->bytes();
+  });
+  return bytes <= available_memory() / 2;
 }
 
 // From the config, or from the tensor that llama-architecture files carry instead.
@@ -99,51 +156,37 @@ Tensor find_rope_factors(const ModelConfig& config, const io::TensorSource& sour
   return widened(entry->view);
 }
 
-void check_dtype(const TensorSlot& slot, const io::TensorEntry& entry) {
-  const DType dtype = entry.view.dtype();
-  const bool ok =
-      slot.use == TensorUse::kVector ? is_float(dtype) : is_float(dtype) || !is_plain(dtype);
-  check_data(ok, "{}: tensor '{}': expected a float{} type, got {}", entry.file,
-             printable(entry.name), slot.use == TensorUse::kVector ? "" : " or block",
-             spb::name(dtype));
-}
-
-std::unique_ptr<Model> load_gguf(Context& context, const std::string& path,
-                                 const LoadOptions& options) {
-  std::shared_ptr<const io::GgufFile> file = io::GgufFile::open(path);
-  ModelConfig config = config_from_gguf(*file);
-  ModelWeights weights = bind_weights(config, *file, Naming::kGguf);
-  return std::make_unique<Model>(context, std::move(config), std::move(weights), file, options);
-}
-
-std::unique_ptr<Model> load_folder(Context& context, const std::string& path,
-                                   const LoadOptions& options) {
-  std::shared_ptr<const io::TensorSource> source = io::open_checkpoint_folder(path);
-  const HuggingFaceConfig found = config_from_hugging_face(path, *source);
-  ModelWeights weights = bind_weights(found.config, *source, found.naming);
-  return std::make_unique<Model>(context, found.config, std::move(weights), source, options);
-}
-
 }  // namespace
 
 std::unique_ptr<Model> Model::load(Context& context, const std::string& path,
                                    const LoadOptions& options) {
-  return std::filesystem::is_directory(path) ? load_folder(context, path, options)
-                                             : load_gguf(context, path, options);
+  OpenModel found = open_model(path);
+  ModelWeights weights = bind_weights(found.config, *found.source, found.naming);
+  return std::make_unique<Model>(context, std::move(found.config), std::move(weights),
+                                 std::move(found.source), options);
 }
 
 Model::Model(Context& context, ModelConfig config, ModelWeights weights,
              std::shared_ptr<const io::TensorSource> source, const LoadOptions& options)
     : config_(std::move(config)), weights_(std::move(weights)), source_(std::move(source)) {
-  LayerBuilder builder(context, options);
-  for (size_t i = 0; i < config_.mixers.size(); ++i) {
-    layers_.push_back(builder.build(config_.mixers[i], weights_.layers[i]));
+  LayerBuilder builder(context, config_, options);
+  builder.copy_experts(copy_experts(config_, weights_, options.experts));
+  for (size_t i = 0; i < config_.layers.size(); ++i) {
+    layers_.push_back(builder.build(config_.layers[i], weights_.layers[i]));
   }
+  sink_embeddings_ = widened(weights_.sinks);
   norm_ = widened(weights_.norm);
   const ConstTensorView head = config_.tied_embeddings ? weights_.embeddings : weights_.lm_head;
   head_ = builder.prepare(head);
   builder.drop_copied(*source_);
   rope_factors_ = find_rope_factors(config_, *source_);
+  if (config_.sink_tokens > 0) sinks_ = read_sinks(context, *this);
+}
+
+Model::~Model() = default;
+
+const SequenceState* Model::sinks(DType cache_dtype) const {
+  return sinks_.empty() ? nullptr : sinks_.at(static_cast<size_t>(cache_dtype)).get();
 }
 
 ConstTensorView Model::rope_factors() const {
@@ -157,22 +200,8 @@ const io::GgufMetadata* Model::metadata() const {
 
 int64_t Model::bytes_per_token() const {
   int64_t bytes = head_.bytes();
-  for (const Layer& layer : layers_) bytes += layer_bytes(layer);
+  for (const Layer& layer : layers_) bytes += layer_bytes(layer, config_.moe);
   return bytes;
-}
-
-ModelWeights bind_weights(const ModelConfig& config, const io::TensorSource& source,
-                          Naming naming) {
-  ModelWeights weights;
-  for_each_tensor(config, weights, [&](const TensorSlot& slot) {
-    const io::TensorEntry& entry = source.at(tensor_name(slot, naming));
-    check_data(entry.view.shape() == slot.shape, "{}: tensor '{}': expected shape {}, got {}",
-               entry.file, printable(entry.name), slot.shape.to_string(),
-               entry.view.shape().to_string());
-    check_dtype(slot, entry);
-    *slot.view = entry.view;
-  });
-  return weights;
 }
 
 }  // namespace spb::model

@@ -3,6 +3,7 @@
 // Immutable after construction, so any number of sequences and threads may share one.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,36 +23,64 @@ struct Projection {
   Tensor bias;  // undefined when there is none
 };
 
+// A SwiGLU network.
+struct Network {
+  Projection gate, up, down;
+  bool defined() const { return gate.weight.defined(); }
+};
+
+// Routed experts, one MatmulWeight each, and the pointers that grouped_matmul takes.
+struct Experts {
+  ops::MatmulWeight router;
+  std::vector<ops::MatmulWeight> weights;
+  std::vector<const ops::MatmulWeight*> gate, up, down;
+};
+
 struct Layer {
-  Mixer mixer = Mixer::kFull;
+  LayerConfig config;
   Tensor attn_norm;
   Projection q, k, v, o;
-  Projection gate_down, gate_up;  // linear mixers only
-  Tensor g_norm;                  // linear mixers only
+  Projection gate_down, gate_up;  // linear mixers with a gate of their own
+  // Norms of every head's output by kind of mixer, branch weights included; undefined where the
+  // mixer's output is used as it is.
+  std::array<Tensor, kMixerKinds> head_norms;
   Tensor mlp_norm;
-  Projection mlp_gate, mlp_up, mlp_down;
+  Network dense;
+  Experts experts;
+  Network shared;
+};
+
+enum class Residency {
+  kAutomatic,  // copied while the experts fit into half of the free memory, else mapped
+  kCopied,
+  kMapped,  // read from the file: memory follows the experts in use
 };
 
 struct LoadOptions {
   // Copy block-quantised weights into the layout that decodes fastest. Off: use the mapped file as
   // it is, for models larger than memory.
   bool repack = true;
+  Residency experts = Residency::kAutomatic;  // without repack always mapped
 };
+
+class SequenceState;
 
 class Model {
  public:
-  // A GGUF file, or a folder with config.json and safetensors or PyTorch files. Data or system
-  // error naming the file, and the tensor or key that is missing, mis-shaped or unsupported.
+  // A file or folder as open_model (model/open_model.h) takes it. Data or system error naming the
+  // file, and the tensor or key that is missing, mis-shaped or unsupported.
   static std::unique_ptr<Model> load(Context& context, const std::string& path,
                                      const LoadOptions& options = {});
 
   // From views that `source` keeps alive.
   Model(Context& context, ModelConfig config, ModelWeights weights,
         std::shared_ptr<const io::TensorSource> source, const LoadOptions& options = {});
+  ~Model();
 
   const ModelConfig& config() const { return config_; }
   const Layer& layer(int64_t index) const { return layers_[static_cast<size_t>(index)]; }
   ConstTensorView embeddings() const { return weights_.embeddings; }
+  ConstTensorView sink_embeddings() const { return sink_embeddings_; }  // [sinks, hidden] f32
   const Tensor& norm_weight() const { return norm_; }
   const ops::MatmulWeight& head() const { return head_; }
   ConstTensorView rope_factors() const;  // undefined when the model does not scale RoPE
@@ -60,7 +89,10 @@ class Model {
   const io::GgufMetadata* metadata() const;
   const ModelWeights& weights() const { return weights_; }
 
-  // Bytes of weights that one decoded token reads.
+  // What the sink tokens leave in the mixers, rounded to a cache's dtype; nullptr without sinks.
+  const SequenceState* sinks(DType cache_dtype) const;
+
+  // Bytes of weights that one decoded token reads: of the routed experts only the chosen ones.
   int64_t bytes_per_token() const;
 
  private:
@@ -68,12 +100,11 @@ class Model {
   ModelWeights weights_;
   std::shared_ptr<const io::TensorSource> source_;
   std::vector<Layer> layers_;
+  Tensor sink_embeddings_;
   Tensor norm_;
   ops::MatmulWeight head_;
   Tensor rope_factors_;
+  std::vector<std::unique_ptr<SequenceState>> sinks_;  // f32, f16, bf16
 };
-
-// The weights of a config found in a source under the given naming, every shape and dtype checked.
-ModelWeights bind_weights(const ModelConfig& config, const io::TensorSource& source, Naming naming);
 
 }  // namespace spb::model

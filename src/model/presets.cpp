@@ -2,6 +2,7 @@
 #include <fmt/ranges.h>
 
 #include <array>
+#include <vector>
 
 #include "core/error.h"
 #include "model/config.h"
@@ -12,29 +13,56 @@ namespace {
 struct Preset {
   std::string_view name;
   std::string_view architecture;
-  int layers, hidden, intermediate, heads, kv_heads, head_dim, vocab;
+  int num_layers, hidden, intermediate, heads, kv_heads, head_dim, vocab;
   int64_t context;
   double norm_eps, rope_theta;
   bool tied, qkv_bias;
-  bool hybrid;  // layers alternate: linear, window, linear, ...
+  std::vector<LayerConfig> (*layers)(int count);
   int window;
 };
 
+std::vector<LayerConfig> transformer(int count) { return uniform_layers(count, Mixer::kFull); }
+
+// The 7B: linear and window layers in turn.
+std::vector<LayerConfig> alternating(int count) {
+  std::vector<LayerConfig> layers;
+  for (int i = 0; i < count; ++i) {
+    layers.push_back({{i % 2 == 0 ? Mixer::kLinear : Mixer::kWindow}});
+  }
+  return layers;
+}
+
+// The 76B: every layer runs a linear mixer beside softmax attention, which is full in every
+// seventh layer; the first layers and every second one up to the eleventh keep a dense network.
+std::vector<LayerConfig> parallel(int count) {
+  std::vector<LayerConfig> layers;
+  for (int i = 1; i <= count; ++i) {
+    const Mixer softmax = i % 7 == 0 ? Mixer::kFull : Mixer::kWindow;
+    const bool dense = i <= 3 || (i <= 11 && i % 2 == 1);
+    layers.push_back({{Mixer::kLinear, softmax}, dense ? FeedForward::kDense : FeedForward::kMoe});
+  }
+  return layers;
+}
+
 constexpr std::array kPresets = {
     Preset{"spikingbrain-7b", "spikingbrain", 28, 3584, 18944, 28, 4, 128, 152064, 131072, 1e-6,
-           1e6, false, true, true, 4096},
+           1e6, false, true, alternating, 4096},
+    Preset{"spikingbrain-76b", "spikingbrain", 28, 3584, 18944, 28, 4, 128, 152064, 131072, 1e-6,
+           1e6, false, true, parallel, 4096},
     Preset{"spikingbrain-1b", "spikingbrain", 16, 2048, 8192, 32, 8, 64, 128256, 131072, 1e-5, 5e5,
-           true, true, true, 4096},
+           true, true, alternating, 4096},
     Preset{"qwen2.5-7b", "qwen2", 28, 3584, 18944, 28, 4, 128, 152064, 131072, 1e-6, 1e6, false,
-           true, false, 0},
+           true, transformer, 0},
     Preset{"qwen2.5-0.5b", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, 32768, 1e-6, 1e6, true, true,
-           false, 0},
+           transformer, 0},
     Preset{"llama-3.2-1b", "llama", 16, 2048, 8192, 32, 8, 64, 128256, 131072, 1e-5, 5e5, true,
-           false, false, 0},
+           false, transformer, 0},
     Preset{"smollm2-135m", "llama", 30, 576, 1536, 9, 3, 64, 49152, 8192, 1e-5, 1e5, true, false,
-           false, 0},
+           transformer, 0},
     Preset{"tiny-hybrid", "spikingbrain", 4, 256, 512, 4, 2, 64, 512, 4096, 1e-6, 1e6, true, true,
-           true, 64},
+           alternating, 64},
+    Preset{"tiny-76b", "spikingbrain", 28, 256, 256, 4, 2, 64, 512, 4096, 1e-6, 1e6, true, true,
+           parallel, 64},
 };
 
 ModelConfig build(const Preset& p) {
@@ -54,9 +82,12 @@ ModelConfig build(const Preset& p) {
   config.qkv_bias = p.qkv_bias;
   config.window_size = p.window;
   if (p.name == "llama-3.2-1b") config.rope_scaling = ops::Llama3Scaling{32.0, 1.0, 4.0, 8192.0};
-  for (int layer = 0; layer < p.layers; ++layer) {
-    const Mixer hybrid = layer % 2 == 0 ? Mixer::kLinear : Mixer::kWindow;
-    config.mixers.push_back(p.hybrid ? hybrid : Mixer::kFull);
+  config.layers = p.layers(p.num_layers);
+  if (config.layers_with(FeedForward::kMoe) > 0) {
+    config.moe = {.num_experts = 16, .num_shared = 1, .expert_size = p.intermediate};
+    config.sink_tokens = 128;
+    config.feature_map = ops::FeatureMap::kSigmoid;
+    config.tied_gate = true;
   }
   return config;
 }

@@ -1,6 +1,7 @@
 #include "model/state.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/block_formats.h"
 #include "core/error.h"
@@ -29,7 +30,7 @@ KeyValueCache make_cache(const ModelConfig& config, const StateOptions& options,
   return {Tensor(options.cache_dtype, shape), Tensor(options.cache_dtype, shape), window_size};
 }
 
-LayerState make_layer(const ModelConfig& config, const StateOptions& options, Mixer mixer) {
+MixerState make_mixer(const ModelConfig& config, const StateOptions& options, Mixer mixer) {
   switch (mixer) {
     case Mixer::kFull: return make_cache(config, options, full_capacity(config, options), 0);
     case Mixer::kWindow:
@@ -62,10 +63,41 @@ void fill_random(RecurrentState& state, int64_t, Rng& rng) {
   for (int64_t i = 0; i < state.state.shape().elements(); ++i) s[i] = rng.uniform(-0.5f, 0.5f);
 }
 
+Tensor rounded(const Tensor& tensor, DType dtype) {
+  Tensor out(dtype, tensor.shape());
+  for (int64_t row = 0; row < tensor.shape().rows(); ++row) {
+    quantize_row(dtype, tensor.view().row_as<float>(row), out.view().row(row),
+                 tensor.shape().last());
+  }
+  return out;
+}
+
+Tensor copy_of(const Tensor& tensor) {
+  Tensor out(tensor.dtype(), tensor.shape());
+  std::memcpy(out.view().data(), tensor.view().data(), static_cast<size_t>(tensor.view().bytes()));
+  return out;
+}
+
+// What a mixer starts a sequence with: caches need no clearing, because positions not yet written
+// are never visible.
+void restart(KeyValueCache&, const MixerState*) {}
+
+void restart(RecurrentState& recurrent, const MixerState* sinks) {
+  const auto bytes = static_cast<size_t>(recurrent.state.view().bytes());
+  if (sinks == nullptr) {
+    std::memset(recurrent.state.view().data(), 0, bytes);
+  } else {
+    std::memcpy(recurrent.state.view().data(), std::get<RecurrentState>(*sinks).state.view().data(),
+                bytes);
+  }
+}
+
 }  // namespace
 
-SequenceState::SequenceState(const ModelConfig& config, const StateOptions& options)
-    : max_chunk_(options.max_chunk) {
+SequenceState::SequenceState(const Model& model, const StateOptions& options)
+    : sinks_(is_float(options.cache_dtype) ? model.sinks(options.cache_dtype) : nullptr),
+      max_chunk_(options.max_chunk) {
+  const ModelConfig& config = model.config();
   check(is_float(options.cache_dtype), "state: cache type: expected f32, f16 or bf16, got {}",
         name(options.cache_dtype));
   check(options.max_chunk >= 1 && options.max_chunk <= kMaxChunk,
@@ -73,7 +105,45 @@ SequenceState::SequenceState(const ModelConfig& config, const StateOptions& opti
   check(options.max_context >= 0 && options.max_context <= int64_t{1} << 32,
         "state: context: expected 0 to 2^32 tokens, got {}", options.max_context);
   if (config.layers_with(Mixer::kFull) > 0) max_context_ = full_capacity(config, options);
-  for (const Mixer mixer : config.mixers) layers_.push_back(make_layer(config, options, mixer));
+  for (const LayerConfig& layer : config.layers) {
+    LayerStates& states = layers_.emplace_back();
+    for (const Mixer mixer : layer.mixers) states.push_back(make_mixer(config, options, mixer));
+  }
+  clear();
+}
+
+SequenceState SequenceState::for_sinks(const ModelConfig& config) {
+  const StateOptions options{config.sink_tokens, config.sink_tokens, DType::kF32};
+  SequenceState state;
+  state.max_chunk_ = config.sink_tokens;
+  for (const LayerConfig& layer : config.layers) {
+    LayerStates& states = state.layers_.emplace_back();
+    for (const Mixer mixer : layer.mixers) {
+      if (mixer == Mixer::kLinear) {
+        states.push_back(make_mixer(config, options, mixer));
+      } else {
+        states.push_back(make_cache(config, options, config.sink_tokens, 0));
+      }
+    }
+  }
+  state.clear();
+  return state;
+}
+
+SequenceState SequenceState::rounded(DType cache_dtype) const {
+  SequenceState out;
+  for (const LayerStates& layer : layers_) {
+    LayerStates& states = out.layers_.emplace_back();
+    for (const MixerState& state : layer) {
+      if (const auto* cache = std::get_if<KeyValueCache>(&state)) {
+        states.push_back(KeyValueCache{model::rounded(cache->keys, cache_dtype),
+                                       model::rounded(cache->values, cache_dtype), 0});
+      } else {
+        states.push_back(RecurrentState{copy_of(std::get<RecurrentState>(state).state)});
+      }
+    }
+  }
+  return out;
 }
 
 void SequenceState::check_room(int64_t tokens) const {
@@ -87,11 +157,11 @@ void SequenceState::check_room(int64_t tokens) const {
 
 void SequenceState::clear() {
   position_ = 0;
-  for (LayerState& layer : layers_) {
-    // Caches need no clearing: positions not yet written are never visible.
-    if (auto* recurrent = std::get_if<RecurrentState>(&layer)) {
-      float* s = recurrent->state.as<float>();
-      std::fill(s, s + recurrent->state.shape().elements(), 0.0f);
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    for (size_t branch = 0; branch < layers_[layer].size(); ++branch) {
+      const MixerState* sinks =
+          sinks_ == nullptr ? nullptr : &sinks_->mixer(static_cast<int64_t>(layer), branch);
+      std::visit([&](auto& state) { restart(state, sinks); }, layers_[layer][branch]);
     }
   }
 }
@@ -100,8 +170,10 @@ void SequenceState::fill_random(int64_t position, uint64_t seed) {
   check(max_context_ < 0 || position <= max_context_,
         "state: fill: expected at most {} positions, got {}", max_context_, position);
   Rng rng(seed);
-  for (LayerState& layer : layers_) {
-    std::visit([&](auto& state) { model::fill_random(state, position, rng); }, layer);
+  for (LayerStates& layer : layers_) {
+    for (MixerState& mixer : layer) {
+      std::visit([&](auto& state) { model::fill_random(state, position, rng); }, mixer);
+    }
   }
   position_ = position;
 }

@@ -1,8 +1,10 @@
 // SequenceState: the memory a model keeps of one sequence.
 //
-// Typed per mixer. A kLinear layer has a recurrent state of constant size; a kWindow layer a ring
-// of the last positions; a kFull layer a cache of all of them. Caches are reserved for their
-// largest size at once but backed by memory only as positions are written.
+// Typed per mixer. A linear mixer has a recurrent state of constant size; a window mixer a ring of
+// the last positions; a full mixer a cache of all of them; a layer with parallel mixers has one for
+// each. Caches are reserved for their largest size at once but backed by memory only as positions
+// are written. Sink tokens are no part of a sequence: their keys and values belong to the model,
+// and recurrent states begin with what the sinks left.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +12,12 @@
 #include <vector>
 
 #include "core/buffer.h"
-#include "model/config.h"
+#include "model/model.h"
 
 namespace spb::model {
 
 struct StateOptions {
-  int64_t max_context = 0;  // positions a kFull layer can hold; 0: the config's context length
+  int64_t max_context = 0;  // positions a full mixer can hold; 0: the config's context length
   int64_t max_chunk = 512;  // most tokens of this sequence in one forward call
   DType cache_dtype = DType::kF16;  // f32, f16 or bf16: keys and values of softmax mixers
 };
@@ -32,12 +34,19 @@ struct RecurrentState {
   Tensor state;
 };
 
-using LayerState = std::variant<KeyValueCache, RecurrentState>;
+using MixerState = std::variant<KeyValueCache, RecurrentState>;
 
 class SequenceState {
  public:
-  // Usage error when the options are out of range.
-  SequenceState(const ModelConfig& config, const StateOptions& options = {});
+  // A sequence without tokens. The model must outlive it. Usage error when the options are out of
+  // range.
+  explicit SequenceState(const Model& model, const StateOptions& options = {});
+
+  // The state that the sink tokens themselves fill (model/sinks.h): keys and values are those of
+  // the sinks alone.
+  static SequenceState for_sinks(const ModelConfig& config);
+  // The same with keys and values in another dtype.
+  SequenceState rounded(DType cache_dtype) const;
 
   // Tokens seen so far, which is the position of the next one.
   int64_t position() const { return position_; }
@@ -49,7 +58,13 @@ class SequenceState {
   void check_room(int64_t tokens) const;
   void advance(int64_t tokens) { position_ += tokens; }
 
-  LayerState& layer(int64_t index) { return layers_[static_cast<size_t>(index)]; }
+  MixerState& mixer(int64_t layer, size_t branch) { return mixers(layer)[branch]; }
+  const MixerState& mixer(int64_t layer, size_t branch) const {
+    return layers_[static_cast<size_t>(layer)][branch];
+  }
+
+  // Of the model, in the dtype of the caches; nullptr when there are none.
+  const SequenceState* sinks() const { return sinks_; }
 
   // Back to the empty sequence.
   void clear();
@@ -59,13 +74,20 @@ class SequenceState {
   void fill_random(int64_t position, uint64_t seed);
 
  private:
-  std::vector<LayerState> layers_;
+  using LayerStates = std::vector<MixerState>;  // in the order of the layer's mixers
+
+  SequenceState() = default;
+  LayerStates& mixers(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
+
+  std::vector<LayerStates> layers_;
+  const SequenceState* sinks_ = nullptr;
   int64_t position_ = 0;
   int64_t max_context_ = -1;
   int64_t max_chunk_ = 0;
 };
 
-// Bytes of state after `context` positions, by kind; what `inspect` prints.
+// Bytes of state after `context` positions, by kind; what `inspect` prints. Sinks are not counted:
+// all sequences of a model share them.
 struct StateBytes {
   int64_t recurrent = 0;
   int64_t window = 0;

@@ -17,7 +17,7 @@ class TestWeights : public io::TensorSource {
   TestWeights(const ModelConfig& config, DType matrix_dtype, uint64_t seed) {
     Rng rng(seed);
     for_each_tensor(config, weights, [&](const TensorSlot& slot) {
-      const bool matrix = slot.use == TensorUse::kMatrix || slot.use == TensorUse::kEmbedding;
+      const bool matrix = slot.use != TensorUse::kVector && slot.use != TensorUse::kSmallMatrix;
       Tensor& tensor = tensors_.emplace_back(matrix ? matrix_dtype : DType::kF32, slot.shape);
       fill(slot, tensor, rng);
       *slot.view = tensor;
@@ -61,7 +61,7 @@ inline ModelConfig test_config(std::optional<Mixer> mixer = std::nullopt) {
   config.vocab_size = 67;
   config.window_size = 24;
   config.context_length = 256;
-  if (mixer) config.mixers.assign(3, *mixer);
+  if (mixer) config.layers = uniform_layers(3, *mixer);
   return config;
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 struct Names {
   std::string_view gguf;
-  std::string_view hugging_face;  // Llama and Qwen2
+  std::string_view hugging_face;  // Llama and Qwen2; empty: no such model is published
   std::string_view hybrid;        // gla_swa; empty: the same as hugging_face
 };
 
@@ -30,10 +30,21 @@ constexpr std::array kNames = {
     Names{"attn_gate_up.weight", "attn.gk_proj.1.weight", ""},
     Names{"attn_gate_up.bias", "attn.gk_proj.1.bias", ""},
     Names{"attn_g_norm.weight", "attn.g_norm.weight", ""},
+    Names{"attn_window_norm.weight", "", ""},
+    Names{"attn_full_norm.weight", "", ""},
+    Names{"attn_branch.weight", "", ""},
+    Names{"sink_embd.weight", "", ""},
     Names{"ffn_norm.weight", "post_attention_layernorm.weight", "mlp_norm.weight"},
     Names{"ffn_gate.weight", "mlp.gate_proj.weight", ""},
     Names{"ffn_up.weight", "mlp.up_proj.weight", ""},
     Names{"ffn_down.weight", "mlp.down_proj.weight", ""},
+    Names{"ffn_gate_inp.weight", "", ""},
+    Names{"ffn_gate_exps.weight", "", ""},
+    Names{"ffn_up_exps.weight", "", ""},
+    Names{"ffn_down_exps.weight", "", ""},
+    Names{"ffn_gate_shexp.weight", "", ""},
+    Names{"ffn_up_shexp.weight", "", ""},
+    Names{"ffn_down_shexp.weight", "", ""},
 };
 
 const Names& names_of(std::string_view role) {
@@ -46,20 +57,23 @@ const Names& names_of(std::string_view role) {
 // Walks the tensors of one layer.
 class LayerVisitor {
  public:
-  LayerVisitor(const ModelConfig& config, int64_t layer, LayerWeights& weights,
+  LayerVisitor(const ModelConfig& config, int64_t index, LayerWeights& weights,
                const std::function<void(const TensorSlot&)>& visit)
-      : config_(config), layer_(layer), w_(weights), visit_(visit) {}
+      : config_(config), index_(index), layer_(config.layer(index)), w_(weights), visit_(visit) {}
 
   void walk() {
+    vector("attn_norm.weight", config_.hidden_size, w_.attn_norm);
+    attention_projections();
+    if (layer_.has(Mixer::kLinear) && !config_.tied_gate) gate();
+    head_norms();
+    if (layer_.feed_forward == FeedForward::kNone) return;
+    vector("ffn_norm.weight", config_.hidden_size, w_.mlp_norm);
+    if (layer_.feed_forward == FeedForward::kMoe) return experts();
     const int64_t c = config_.hidden_size;
     const int64_t f = config_.intermediate_size;
-    vector("attn_norm.weight", c, w_.attn_norm);
-    attention_projections();
-    if (config_.mixers[static_cast<size_t>(layer_)] == Mixer::kLinear) gate();
-    vector("ffn_norm.weight", c, w_.mlp_norm);
-    matrix("ffn_gate.weight", f, c, w_.mlp_gate.weight);
-    matrix("ffn_up.weight", f, c, w_.mlp_up.weight);
-    matrix("ffn_down.weight", c, f, w_.mlp_down.weight);
+    matrix("ffn_gate.weight", f, c, w_.dense.gate.weight);
+    matrix("ffn_up.weight", f, c, w_.dense.up.weight);
+    matrix("ffn_down.weight", c, f, w_.dense.down.weight);
   }
 
  private:
@@ -83,21 +97,52 @@ class LayerVisitor {
     small("attn_gate_down.weight", rank, config_.hidden_size, w_.gate_down.weight);
     small("attn_gate_up.weight", config_.kv_size(), rank, w_.gate_up.weight);
     vector("attn_gate_up.bias", config_.kv_size(), w_.gate_up.bias);
-    vector("attn_g_norm.weight", config_.head_dim, w_.g_norm);
   }
 
+  void head_norms() {
+    static constexpr std::array<std::string_view, kMixerKinds> kRoles = {
+        "attn_full_norm.weight", "attn_window_norm.weight", "attn_g_norm.weight"};
+    for (const Mixer mixer : layer_.mixers) {
+      const auto kind = static_cast<size_t>(mixer);
+      if (mixer != Mixer::kLinear && !layer_.parallel()) continue;
+      vector(kRoles[kind], config_.head_dim, w_.head_norms[kind]);
+    }
+    if (layer_.parallel() && config_.branch_weights_learned) {
+      vector("attn_branch.weight", static_cast<int64_t>(layer_.mixers.size()), w_.branch_weights);
+    }
+  }
+
+  void experts() {
+    const int64_t c = config_.hidden_size;
+    const int64_t n = config_.moe.num_experts;
+    const int64_t f = config_.moe.expert_size;
+    visit("ffn_gate_inp.weight", TensorUse::kVector, Shape{n, c}, w_.router);
+    visit("ffn_gate_exps.weight", TensorUse::kExperts, Shape{n, f, c}, w_.experts.gate.weight);
+    visit("ffn_up_exps.weight", TensorUse::kExperts, Shape{n, f, c}, w_.experts.up.weight);
+    visit("ffn_down_exps.weight", TensorUse::kExperts, Shape{n, c, f}, w_.experts.down.weight);
+    const int64_t shared = config_.shared_size();
+    if (shared == 0) return;
+    matrix("ffn_gate_shexp.weight", shared, c, w_.shared.gate.weight);
+    matrix("ffn_up_shexp.weight", shared, c, w_.shared.up.weight);
+    matrix("ffn_down_shexp.weight", c, shared, w_.shared.down.weight);
+  }
+
+  void visit(std::string_view role, TensorUse use, const Shape& shape, ConstTensorView& view) {
+    visit_({index_, role, use, shape, &view});
+  }
   void vector(std::string_view role, int64_t size, ConstTensorView& view) {
-    visit_({layer_, role, TensorUse::kVector, Shape{size}, &view});
+    visit(role, TensorUse::kVector, Shape{size}, view);
   }
   void matrix(std::string_view role, int64_t rows, int64_t columns, ConstTensorView& view) {
-    visit_({layer_, role, TensorUse::kMatrix, Shape{rows, columns}, &view});
+    visit(role, TensorUse::kMatrix, Shape{rows, columns}, view);
   }
   void small(std::string_view role, int64_t rows, int64_t columns, ConstTensorView& view) {
-    visit_({layer_, role, TensorUse::kSmallMatrix, Shape{rows, columns}, &view});
+    visit(role, TensorUse::kSmallMatrix, Shape{rows, columns}, view);
   }
 
   const ModelConfig& config_;
-  int64_t layer_;
+  int64_t index_;
+  const LayerConfig& layer_;
   LayerWeights& w_;
   const std::function<void(const TensorSlot&)>& visit_;
 };
@@ -109,6 +154,10 @@ void for_each_tensor(const ModelConfig& config, ModelWeights& weights,
   const Shape table{config.vocab_size, config.hidden_size};
   weights.layers.resize(static_cast<size_t>(config.num_layers()));
   visit({-1, "token_embd.weight", TensorUse::kEmbedding, table, &weights.embeddings});
+  if (config.sink_tokens > 0) {
+    visit({-1, "sink_embd.weight", TensorUse::kVector,
+           Shape{config.sink_tokens, config.hidden_size}, &weights.sinks});
+  }
   for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
     LayerVisitor(config, layer, weights.layers[static_cast<size_t>(layer)], visit).walk();
   }
@@ -126,14 +175,21 @@ std::string tensor_name(const TensorSlot& slot, Naming naming) {
   }
   const bool hybrid = naming == Naming::kHuggingFaceHybrid && !names.hybrid.empty();
   const std::string_view name = hybrid ? names.hybrid : names.hugging_face;
+  check(!name.empty(), "tensor name: '{}' has no name in Hugging Face files", names.gguf);
   return slot.layer < 0 ? std::string(name) : fmt::format("model.layers.{}.{}", slot.layer, name);
 }
 
-int64_t parameter_count(const ModelConfig& config) {
+ParameterCount count_parameters(const ModelConfig& config) {
   ModelWeights weights;
-  int64_t total = 0;
-  for_each_tensor(config, weights, [&](const TensorSlot& slot) { total += slot.shape.elements(); });
-  return total;
+  ParameterCount count;
+  for_each_tensor(config, weights, [&](const TensorSlot& slot) {
+    const int64_t elements = slot.shape.elements();
+    count.total += elements;
+    count.active += slot.use == TensorUse::kExperts
+                        ? elements / config.moe.num_experts * config.moe.experts_per_token
+                        : elements;
+  });
+  return count;
 }
 
 }  // namespace spb::model

@@ -4,6 +4,7 @@
 // and shaped in one place. Views refer to a file mapping or to memory owned by somebody else.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -19,18 +20,29 @@ struct LinearWeights {
   ConstTensorView bias;    // [out], undefined when the model has none
 };
 
+// A SwiGLU network: gate and up [width, hidden], down [hidden, width].
+struct NetworkWeights {
+  LinearWeights gate, up, down;
+};
+
 struct LayerWeights {
   ConstTensorView attn_norm;  // [hidden]
-  LinearWeights q, k, v, o;
-  LinearWeights gate_down;  // linear mixers: low-rank log-decay gate, [rank, hidden]
-  LinearWeights gate_up;    // [kv_size, rank] with bias
-  ConstTensorView g_norm;   // linear mixers: norm of every head's output, [head_dim]
+  LinearWeights q, k, v, o;   // shared by parallel mixers
+  LinearWeights gate_down;    // linear mixers: low-rank log-decay gate, [rank, hidden]
+  LinearWeights gate_up;      // [kv_size, rank] with bias
+  // Norm of every head's output, [head_dim], by kind of mixer: linear ones and parallel branches.
+  std::array<ConstTensorView, kMixerKinds> head_norms;
+  ConstTensorView branch_weights;  // [branches], when learned
   ConstTensorView mlp_norm;
-  LinearWeights mlp_gate, mlp_up, mlp_down;
+  NetworkWeights dense;
+  ConstTensorView router;  // [experts, hidden]
+  NetworkWeights experts;  // stacks of matrices: gate and up [experts, width, hidden]
+  NetworkWeights shared;   // all shared experts side by side: width = their number * one width
 };
 
 struct ModelWeights {
   ConstTensorView embeddings;  // [vocab, hidden]
+  ConstTensorView sinks;       // [sink_tokens, hidden]
   std::vector<LayerWeights> layers;
   ConstTensorView norm;     // [hidden]
   ConstTensorView lm_head;  // [vocab, hidden]; the embedding table when tied
@@ -40,7 +52,8 @@ struct ModelWeights {
 enum class TensorUse {
   kEmbedding,    // rows are looked up (and multiplied when tied)
   kMatrix,       // multiplied: any block format
-  kVector,       // norms and biases: always f32 in our files
+  kExperts,      // a stack of matrices, of which a token uses a few: any block format
+  kVector,       // norms, biases, routers and sink embeddings: always f32 in our files
   kSmallMatrix,  // the low-rank gate: kept at 16 bits or more, since it feeds an exponent
 };
 
@@ -64,6 +77,10 @@ enum class Naming {
 
 std::string tensor_name(const TensorSlot& slot, Naming naming);
 
-int64_t parameter_count(const ModelConfig& config);
+struct ParameterCount {
+  int64_t total = 0;
+  int64_t active = 0;  // used by one token: of the routed experts only the chosen ones
+};
+ParameterCount count_parameters(const ModelConfig& config);
 
 }  // namespace spb::model

@@ -17,7 +17,11 @@ void check_args(const RmsNormArgs& args) {
   check_tensor("rms_norm", "x", args.x, DType::kF32, shape);
   check_tensor("rms_norm", "weight", args.weight, DType::kF32, Shape{shape[1]});
   check_tensor("rms_norm", "y", args.y, DType::kF32, shape);
-  check_same_or_no_overlap("rms_norm", "x", args.x, "y", args.y);
+  if (args.accumulate) {
+    check_no_overlap("rms_norm", "x", args.x, "y", args.y);
+  } else {
+    check_same_or_no_overlap("rms_norm", "x", args.x, "y", args.y);
+  }
   check_no_overlap("rms_norm", "weight", args.weight, "y", args.y);
   if (!args.residual.defined()) return;
   check_tensor("rms_norm", "residual", args.residual, DType::kF32, shape);

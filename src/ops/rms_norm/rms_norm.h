@@ -1,13 +1,13 @@
 // rms_norm: root-mean-square normalisation of rows, optionally with a fused residual addition.
 //
 //   h[i, c] = x[i, c] + residual[i, c]                  (h = x without a residual)
-//   y[i, c] = h[i, c] / sqrt(mean_c(h[i, c]^2) + eps) * weight[c]
+//   y[i, c] = h[i, c] / sqrt(mean_c(h[i, c]^2) + eps) * weight[c]     (+ y[i, c] when accumulate)
 //
 //   name      shape   dtype  access
 //   x         [N, C]  f32    read
 //   residual  [N, C]  f32    read, then overwritten with h; optional
 //   weight    [C]     f32    read
-//   y         [N, C]  f32    overwritten; may be x, must not overlap residual
+//   y         [N, C]  f32    overwritten, or added to; may be x when overwritten
 //
 // Accumulation: the sum of squares in f32 lanes reduced pairwise, blocks of 2048 columns added in
 // double, all in a fixed order: the same bits on every run and for every number of threads. eps is
@@ -28,6 +28,7 @@ struct RmsNormArgs {
   ConstTensorView weight;
   TensorView y;
   float eps = 1e-6f;
+  bool accumulate = false;
 };
 
 void rms_norm(Context& context, const RmsNormArgs& args);

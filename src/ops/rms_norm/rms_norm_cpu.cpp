@@ -25,7 +25,8 @@ void rms_norm_cpu(Context& context, const RmsNormArgs& args) {
                          .residual_stride = stride(args.residual),
                          .y_stride = stride(args.y),
                          .columns = args.x.shape()[1],
-                         .eps = args.eps};
+                         .eps = args.eps,
+                         .accumulate = args.accumulate};
   const auto kernel = select_isa(&isa_portable::rms_norm_rows, &isa_avx2::rms_norm_rows,
                                  &isa_avx512::rms_norm_rows);
   const int64_t grain = std::max<int64_t>(1, kGrainElements / rows.columns);

@@ -50,16 +50,20 @@ double sum_of_squares(const float* x, float* h, int64_t columns) {
   return sum;
 }
 
+template <bool kAccumulate>
 void scale_row(const float* h, const float* weight, float scale, float* y, int64_t columns) {
   const Vec factor = broadcast(scale);
   int64_t c = 0;
   for (; c + kLanes <= columns; c += kLanes) {
-    store(y + c, load(h + c) * factor * load(weight + c));
+    Vec v = load(h + c) * factor * load(weight + c);
+    if constexpr (kAccumulate) v += load(y + c);
+    store(y + c, v);
   }
   if (c < columns) {
     const int count = static_cast<int>(columns - c);
-    store_partial(y + c, load_partial(h + c, count) * factor * load_partial(weight + c, count),
-                  count);
+    Vec v = load_partial(h + c, count) * factor * load_partial(weight + c, count);
+    if constexpr (kAccumulate) v += load_partial(y + c, count);
+    store_partial(y + c, v, count);
   }
 }
 
@@ -78,7 +82,8 @@ void rms_norm_rows(const RmsNormRows& rows, int64_t begin, int64_t end) {
     }
     const double mean = sum / static_cast<double>(rows.columns) + static_cast<double>(rows.eps);
     const auto scale = static_cast<float>(1.0 / __builtin_sqrt(mean));
-    scale_row(h, rows.weight, scale, rows.y + i * rows.y_stride, rows.columns);
+    const auto write = rows.accumulate ? scale_row<true> : scale_row<false>;
+    write(h, rows.weight, scale, rows.y + i * rows.y_stride, rows.columns);
   }
 }
 

@@ -21,6 +21,7 @@ struct RmsNormRows {
   int64_t y_stride;
   int64_t columns;
   float eps;
+  bool accumulate;
 };
 
 namespace isa_portable {

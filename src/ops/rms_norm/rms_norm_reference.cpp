@@ -18,7 +18,10 @@ void rms_norm_reference(const RmsNormArgs& args) {
     for (int64_t c = 0; c < columns; ++c) sum += static_cast<double>(h[c]) * h[c];
     const double scale = 1.0 / std::sqrt(sum / static_cast<double>(columns) + args.eps);
     float* y = args.y.row_as<float>(i);
-    for (int64_t c = 0; c < columns; ++c) y[c] = static_cast<float>(h[c] * scale * weight[c]);
+    for (int64_t c = 0; c < columns; ++c) {
+      const double before = args.accumulate ? y[c] : 0.0;
+      y[c] = static_cast<float>(before + h[c] * scale * weight[c]);
+    }
   }
 }
 

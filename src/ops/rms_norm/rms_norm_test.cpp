@@ -86,6 +86,31 @@ TEST_P(RmsNorm, InPlaceGivesTheSameBits) {
   EXPECT_TRUE(test::same_bits(in_place.x.view(), apart.y.view()));
 }
 
+TEST_P(RmsNorm, AccumulatingAddsToWhatIsThere) {
+  Context context(2);
+  Rng rng(8);
+  for (const int64_t columns : {1, 15, 64, 67, 2049}) {
+    const Problem plain(rng, 3, columns, 1, residual_);
+    const Problem expected = plain.clone();
+    const Problem actual = plain.clone();
+    for (int64_t i = 0; i < 3; ++i) {
+      for (int64_t c = 0; c < columns; ++c) {
+        const float before = rng.uniform(-2.0f, 2.0f);
+        expected.y.view().row_as<float>(i)[c] = before;
+        actual.y.view().row_as<float>(i)[c] = before;
+      }
+    }
+    RmsNormArgs args = expected.args();
+    args.accumulate = true;
+    rms_norm_reference(args);
+    args = actual.args();
+    args.accumulate = true;
+    rms_norm(context, args);
+    EXPECT_LE(test::largest_row_error(actual.y.view(), expected.y.view()), kTolerance) << columns;
+    EXPECT_TRUE(actual.y.gaps_untouched()) << columns;
+  }
+}
+
 TEST_P(RmsNorm, ThreadsDoNotChangeTheBits) {
   Rng rng(3);
   const Problem one(rng, 301, 517, 0, residual_);

@@ -1,0 +1,89 @@
+// What a layer does after its mixers: output projection and feed-forward network.
+#include <cstring>
+
+#include "model/forward_pass.h"
+#include "ops/moe/grouped_matmul.h"
+#include "ops/moe/moe_dispatch.h"
+#include "ops/rms_norm/rms_norm.h"
+#include "ops/swiglu/swiglu.h"
+
+namespace spb::model {
+
+void ForwardPass::start(Batch& batch, int64_t count) {
+  batch.residual = rows(count, config_.hidden_size);
+  batch.delta = rows(count, config_.hidden_size);
+  std::memset(batch.residual.data(), 0, static_cast<size_t>(batch.residual.bytes()));
+}
+
+TensorView ForwardPass::add_and_norm(Batch& batch, const Tensor& weight) {
+  const TensorView normed = rows(batch.rows(), config_.hidden_size);
+  ops::rms_norm(context_, {batch.delta, batch.residual, weight, normed, norm_eps()});
+  return normed;
+}
+
+void ForwardPass::project(ConstTensorView x, std::initializer_list<Output> outputs) {
+  std::vector<ops::MatmulTarget> targets;
+  for (const Output& output : outputs) {
+    const ConstTensorView bias = output.projection->bias.defined()
+                                     ? ConstTensorView(output.projection->bias)
+                                     : ConstTensorView();
+    targets.push_back({&output.projection->weight, bias, output.y});
+  }
+  ops::matmul(context_, {x, targets});
+}
+
+void ForwardPass::finish_layer(int64_t index, ConstTensorView mixed, Batch& batch) {
+  const Layer& layer = model_.layer(index);
+  project(mixed, {{&layer.o, batch.delta}});
+  if (layer.config.feed_forward == FeedForward::kNone) return;
+  const TensorView normed = add_and_norm(batch, layer.mlp_norm);
+  if (layer.config.feed_forward == FeedForward::kDense) {
+    run_network(layer.dense, normed, batch.delta);
+  } else {
+    run_experts(layer, normed, batch.delta);
+  }
+}
+
+void ForwardPass::run_network(const Network& network, ConstTensorView x, TensorView y) {
+  const int64_t count = x.shape()[0];
+  const TensorView gate = rows(count, network.gate.weight.rows());
+  const TensorView up = rows(count, network.up.weight.rows());
+  project(x, {{&network.gate, gate}, {&network.up, up}});
+  ops::swiglu(context_, {gate, up, gate});
+  project(gate, {{&network.down, y}});
+}
+
+// y = shared experts + sum over the chosen experts of p_e E_e(x)
+void ForwardPass::run_experts(const Layer& layer, ConstTensorView x, TensorView y) {
+  if (layer.shared.defined()) {
+    run_network(layer.shared, x, y);
+  } else {
+    std::memset(y.data(), 0, static_cast<size_t>(y.bytes()));
+  }
+  const ops::MoeChoices choices = choose_experts(layer.experts, x);
+  const ops::MoePlan plan = ops::moe_plan(context_, {choices, config_.moe.num_experts});
+  const TensorView grouped = rows(plan.rows(), config_.hidden_size);
+  const TensorView gate = rows(plan.rows(), config_.moe.expert_size);
+  const TensorView up = rows(plan.rows(), config_.moe.expert_size);
+  const ops::GroupedMatmulTarget wide[] = {{layer.experts.gate, gate}, {layer.experts.up, up}};
+  const ops::GroupedMatmulTarget narrow[] = {{layer.experts.down, grouped}};
+  ops::moe_gather(context_, {plan, x, grouped});
+  ops::grouped_matmul(context_, {grouped, plan.offsets, wide});
+  ops::swiglu(context_, {gate, up, gate});
+  ops::grouped_matmul(context_, {gate, plan.offsets, narrow});
+  ops::moe_scatter(context_, {plan, grouped, choices.probabilities, y});
+}
+
+ops::MoeChoices ForwardPass::choose_experts(const Experts& experts, ConstTensorView x) {
+  const MoeConfig& moe = config_.moe;
+  const int64_t count = x.shape()[0];
+  const TensorView logits = rows(count, moe.num_experts);
+  const ops::MatmulTarget target{&experts.router, {}, logits};
+  ops::matmul(context_, {x, {&target, 1}});
+  const Shape chosen{count, moe.experts_per_token};
+  const ops::MoeChoices choices{arena_.tensor(DType::kI32, chosen), arena_.tensor(chosen)};
+  ops::moe_route(context_, {logits, choices, moe.score, moe.renormalize});
+  return choices;
+}
+
+}  // namespace spb::model

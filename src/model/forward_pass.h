@@ -1,0 +1,91 @@
+// The inside of forward(): a batch of rows on its way through the layers.
+//
+// forward.cpp runs texts, sinks.cpp the sink tokens; both walk the same layers.
+#pragma once
+
+#include <initializer_list>
+#include <span>
+#include <vector>
+
+#include "model/model.h"
+#include "model/state.h"
+
+namespace spb::model {
+
+// Consecutive rows of one sequence.
+struct Segment {
+  SequenceState* state;
+  int64_t first;  // row
+  int64_t count;
+};
+
+// The rows of all sequences, one after another.
+struct Batch {
+  std::vector<Segment> segments;
+  std::vector<int64_t> positions;  // of every row
+  TensorView residual;             // [N, hidden]: the stream that layers add to
+  TensorView delta;                // [N, hidden]: the last layer's contribution, not yet added
+  bool sinks = false;              // the rows are the model's sink tokens
+
+  int64_t rows() const { return delta.shape()[0]; }
+};
+
+class ForwardPass {
+ public:
+  ForwardPass(Context& context, const Model& model)
+      : context_(context), arena_(context.arena()), model_(model), config_(model.config()) {}
+
+  // residual = 0, delta = room for `rows` rows.
+  void start(Batch& batch, int64_t rows);
+
+  // norm -> token mixers; returns the heads' outputs [N, query_size].
+  TensorView mix(int64_t index, Batch& batch);
+
+  // The rest of a layer: output projection, norm, feed-forward network.
+  void finish_layer(int64_t index, ConstTensorView mixed, Batch& batch);
+
+  // residual += delta, then the norm of it.
+  TensorView add_and_norm(Batch& batch, const Tensor& weight);
+
+  TensorView rows(int64_t count, int64_t columns) { return arena_.tensor(Shape{count, columns}); }
+  Arena& arena() { return arena_; }
+
+ private:
+  struct Output {
+    const Projection* projection;
+    TensorView y;
+  };
+
+  // What all mixers of a layer start from.
+  struct Heads {
+    TensorView q, k, v;  // [N, query_size], [N, kv_size] twice
+    TensorView gate;     // [N, kv_size]; undefined without linear mixers
+  };
+
+  void project(ConstTensorView x, std::initializer_list<Output> outputs);
+  TensorView copy(TensorView matrix);
+
+  Heads project_heads(const Layer& layer, ConstTensorView normed);
+  TensorView mix_branches(const Layer& layer, int64_t index, const Heads& heads,
+                          const Batch& batch);
+  void mix_softmax(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
+  void mix_linear(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
+  void attend(const Heads& heads, int64_t index, size_t branch, const Segment& segment, bool sinks);
+  void rotate(TensorView heads, const Batch& batch);
+  // sum = or += the normalized heads of `from`.
+  void add_normalized(const Tensor& weight, TensorView from, TensorView sum, bool add);
+
+  void run_network(const Network& network, ConstTensorView x, TensorView y);
+  void run_experts(const Layer& layer, ConstTensorView x, TensorView y);
+  ops::MoeChoices choose_experts(const Experts& experts, ConstTensorView x);
+
+  float norm_eps() const { return static_cast<float>(config_.norm_eps); }
+  float attention_scale() const;
+
+  Context& context_;
+  Arena& arena_;
+  const Model& model_;
+  const ModelConfig& config_;
+};
+
+}  // namespace spb::model

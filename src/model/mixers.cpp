@@ -1,0 +1,146 @@
+// The token mixers of a layer.
+#include <cmath>
+#include <cstring>
+
+#include "model/forward_pass.h"
+#include "ops/gated_linear_attention/gated_linear_attention.h"
+#include "ops/rms_norm/rms_norm.h"
+#include "ops/rope/rope.h"
+#include "ops/softmax_attention/softmax_attention.h"
+
+namespace spb::model {
+namespace {
+
+// A view of rows of one segment, shaped [tokens, heads, head_dim].
+TensorView heads_of(TensorView matrix, const Segment& segment, int64_t head_dim) {
+  const TensorView rows = matrix.rows(segment.first, segment.count);
+  return rows.reshaped(Shape{segment.count, matrix.shape().last() / head_dim, head_dim});
+}
+
+}  // namespace
+
+TensorView ForwardPass::mix(int64_t index, Batch& batch) {
+  const Layer& layer = model_.layer(index);
+  const Heads heads = project_heads(layer, add_and_norm(batch, layer.attn_norm));
+  return mix_branches(layer, index, heads, batch);
+}
+
+ForwardPass::Heads ForwardPass::project_heads(const Layer& layer, ConstTensorView normed) {
+  const int64_t count = normed.shape()[0];
+  Heads heads{rows(count, config_.query_size()), rows(count, config_.kv_size()),
+              rows(count, config_.kv_size()), TensorView()};
+  if (layer.config.has(Mixer::kLinear)) heads.gate = rows(count, config_.kv_size());
+  if (!layer.gate_down.weight.defined()) {
+    project(normed, {{&layer.q, heads.q}, {&layer.k, heads.k}, {&layer.v, heads.v}});
+    return heads;
+  }
+  const TensorView low_rank = rows(count, config_.gate_low_rank);
+  project(normed, {{&layer.q, heads.q},
+                   {&layer.k, heads.k},
+                   {&layer.v, heads.v},
+                   {&layer.gate_down, low_rank}});
+  project(low_rank, {{&layer.gate_up, heads.gate}});
+  return heads;
+}
+
+// Every mixer works in place on queries and keys, so all branches but the last take copies.
+TensorView ForwardPass::mix_branches(const Layer& layer, int64_t index, const Heads& heads,
+                                     const Batch& batch) {
+  const std::vector<Mixer>& mixers = layer.config.mixers;
+  const bool parallel = layer.config.parallel();
+  const TensorView sum = parallel ? rows(batch.rows(), config_.query_size()) : heads.q;
+  for (size_t branch = 0; branch < mixers.size(); ++branch) {
+    const Arena::Scope scope(arena_);
+    const bool last = branch + 1 == mixers.size();
+    const Heads own = last ? heads : Heads{copy(heads.q), copy(heads.k), heads.v, heads.gate};
+    if (mixers[branch] == Mixer::kLinear) {
+      mix_linear(own, index, branch, batch);
+    } else {
+      mix_softmax(own, index, branch, batch);
+    }
+    const Tensor& norm = layer.head_norms[static_cast<size_t>(mixers[branch])];
+    if (norm.defined()) add_normalized(norm, own.q, sum, branch > 0);
+  }
+  return sum;
+}
+
+TensorView ForwardPass::copy(TensorView matrix) {
+  const TensorView out = rows(matrix.shape()[0], matrix.shape()[1]);
+  std::memcpy(out.data(), matrix.data(), static_cast<size_t>(matrix.bytes()));
+  return out;
+}
+
+void ForwardPass::add_normalized(const Tensor& weight, TensorView from, TensorView sum, bool add) {
+  const Shape heads{from.shape()[0] * config_.num_heads, config_.head_dim};
+  ops::rms_norm(context_, {from.reshaped(heads), {}, weight, sum.reshaped(heads), norm_eps(), add});
+}
+
+void ForwardPass::mix_softmax(const Heads& heads, int64_t index, size_t branch,
+                              const Batch& batch) {
+  if (!batch.sinks) {
+    const Segment all{nullptr, 0, batch.rows()};
+    rotate(heads_of(heads.q, all, config_.head_dim), batch);
+    rotate(heads_of(heads.k, all, config_.head_dim), batch);
+  }
+  for (const Segment& segment : batch.segments) {
+    attend(heads, index, branch, segment, batch.sinks);
+  }
+}
+
+void ForwardPass::rotate(TensorView heads, const Batch& batch) {
+  ops::rope(context_, {heads, batch.positions, model_.rope_factors(), config_.rope_theta,
+                       config_.rope_pairs});
+}
+
+void ForwardPass::attend(const Heads& heads, int64_t index, size_t branch, const Segment& segment,
+                         bool sinks) {
+  auto& cache = std::get<KeyValueCache>(segment.state->mixer(index, branch));
+  const TensorView q = heads_of(heads.q, segment, config_.head_dim);
+  const int64_t position = segment.state->position();
+  ops::append_to_cache(
+      context_, {heads_of(heads.k, segment, config_.head_dim),
+                 heads_of(heads.v, segment, config_.head_dim), cache.keys, cache.values, position});
+  ops::SoftmaxAttentionArgs args;
+  args.q = q;
+  args.o = q;
+  args.scale = attention_scale();
+  if (sinks) {
+    args.sink_keys = cache.keys;
+    args.sink_values = cache.values;
+  } else {
+    args.keys = cache.keys;
+    args.values = cache.values;
+    args.first_position = position;
+    args.window_size = cache.window_size;
+    if (const SequenceState* constant = segment.state->sinks()) {
+      const auto& sink_cache = std::get<KeyValueCache>(constant->mixer(index, branch));
+      args.sink_keys = sink_cache.keys;
+      args.sink_values = sink_cache.values;
+    }
+  }
+  ops::softmax_attention(context_, args);
+}
+
+void ForwardPass::mix_linear(const Heads& heads, int64_t index, size_t branch, const Batch& batch) {
+  ops::gated_linear_attention_inputs(
+      context_, {.q = heads.q,
+                 .k = heads.k,
+                 .g = heads.gate,
+                 .gate_logit_normalizer = static_cast<float>(config_.gate_logit_normalizer),
+                 .feature_map = config_.feature_map,
+                 .tied_gate = config_.tied_gate});
+  for (const Segment& segment : batch.segments) {
+    auto& recurrent = std::get<RecurrentState>(segment.state->mixer(index, branch));
+    const TensorView o = heads_of(heads.q, segment, config_.head_dim);
+    ops::gated_linear_attention(context_, {o, heads_of(heads.k, segment, config_.head_dim),
+                                           heads_of(heads.v, segment, config_.head_dim),
+                                           heads_of(heads.gate, segment, config_.head_dim),
+                                           recurrent.state, o, attention_scale()});
+  }
+}
+
+float ForwardPass::attention_scale() const {
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+}
+
+}  // namespace spb::model
