@@ -33,6 +33,16 @@ TEST(Presets, SpikingBrain7bAlternatesLinearAndWindowLayers) {
   }
 }
 
+TEST(Presets, SpikingBrain76bHas76BillionParametersOf12Active) {
+  const ModelConfig config = preset("spikingbrain-76b");
+  const ParameterCount count = count_parameters(config);
+  EXPECT_NEAR(static_cast<double>(count.total), 76e9, 0.1e9);
+  EXPECT_NEAR(static_cast<double>(count.active), 12e9, 0.2e9);
+  EXPECT_EQ(config.layers_with(Mixer::kFull), 4);
+  EXPECT_EQ(config.layers_with(Mixer::kLinear), 28);
+  EXPECT_EQ(config.layers_with(FeedForward::kDense), 7);
+}
+
 TEST(StateBytes, OfThe7bAreConstantOnceTheWindowIsFull) {
   const ModelConfig config = preset("spikingbrain-7b");
   const StateOptions options{.max_chunk = 1, .cache_dtype = DType::kBF16};
@@ -53,6 +63,20 @@ TEST(CheckConfig, NamesTheFieldThatIsWrong) {
       {"vocabulary", [](ModelConfig& c) { c.vocab_size = -1; }},
       {"layers", [](ModelConfig& c) { c.layers.clear(); }},
       {"layers", [](ModelConfig& c) { c.layers = uniform_layers(5000, Mixer::kFull); }},
+      {"mixer window is listed twice",
+       [](ModelConfig& c) {
+         c.layers[1].mixers = {Mixer::kWindow, Mixer::kWindow};
+       }},
+      {"layer 2: expected at least one mixer", [](ModelConfig& c) { c.layers[2].mixers.clear(); }},
+      {"experts per token",
+       [](ModelConfig& c) {
+         c.layers[0].feed_forward = FeedForward::kMoe;
+         c.moe = {.num_experts = 4, .experts_per_token = 5, .expert_size = 8};
+       }},
+      {"number of experts", [](ModelConfig& c) { c.layers[0].feed_forward = FeedForward::kMoe; }},
+      {"sink tokens", [](ModelConfig& c) { c.sink_tokens = c.context_length + 1; }},
+      {"sink tokens", [](ModelConfig& c) { c.sink_tokens = -1; }},
+      {"tied gate", [](ModelConfig& c) { c.tied_gate = true; }},
       {"epsilon", [](ModelConfig& c) { c.norm_eps = NAN; }},
       {"theta", [](ModelConfig& c) { c.rope_theta = -1; }},
       {"gate rank", [](ModelConfig& c) { c.gate_low_rank = 0; }},
