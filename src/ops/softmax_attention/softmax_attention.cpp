@@ -38,37 +38,76 @@ void check_positions(const char* operation, int64_t first_position, int64_t toke
         first_position);
 }
 
+void check_keys(const SoftmaxAttentionArgs& args) {
+  const int64_t head_dim = args.q.shape()[2];
+  const Shape& keys = args.keys.shape();
+  check(keys.rank() == 3 && keys[0] > 0 && keys[1] > 0 && keys[2] == head_dim,
+        "{}: keys: expected [kv heads, capacity, {}], got {}", kAttention, head_dim, keys);
+  check_cache(kAttention, "keys", args.keys, args.keys.dtype(), keys);
+  check_cache(kAttention, "values", args.values, args.keys.dtype(), keys);
+}
+
+void check_sinks(const SoftmaxAttentionArgs& args, bool has_keys) {
+  const int64_t head_dim = args.q.shape()[2];
+  const Shape& sinks = args.sink_keys.shape();
+  const DType dtype = has_keys ? args.keys.dtype() : args.sink_keys.dtype();
+  check(sinks.rank() == 3 && sinks[0] > 0 && sinks[1] > 0 && sinks[2] == head_dim,
+        "{}: sink_keys: expected [kv heads, sinks, {}], got {}", kAttention, head_dim, sinks);
+  check(!has_keys || sinks[0] == args.keys.shape()[0],
+        "{}: sink_keys: expected the {} kv heads of keys, got {}", kAttention, args.keys.shape()[0],
+        sinks);
+  check_cache(kAttention, "sink_keys", args.sink_keys, dtype, sinks);
+  check_cache(kAttention, "sink_values", args.sink_values, dtype, sinks);
+}
+
+void check_visible(const SoftmaxAttentionArgs& args, bool has_keys) {
+  const int64_t tokens = args.q.shape()[0];
+  check_positions(kAttention, args.first_position, tokens);
+  check(args.window_size >= 0, "{}: window_size: expected 0 (none) or more, got {}", kAttention,
+        args.window_size);
+  if (!has_keys) {
+    check(args.first_position == 0 && args.window_size == 0,
+          "{}: keys: expected a cache for first_position {} and window {}, got only sinks",
+          kAttention, args.first_position, args.window_size);
+    return;
+  }
+  const int64_t context = args.first_position + tokens;
+  const bool windowed = args.window_size > 0 && args.window_size < context;
+  const int64_t needed = std::min(context, windowed ? args.window_size + tokens - 1 : context);
+  const int64_t capacity = args.keys.shape()[1];
+  check(capacity >= needed,
+        "{}: keys: expected capacity >= {} (first_position {}, {} tokens, window {}), got {}",
+        kAttention, needed, args.first_position, tokens, args.window_size, capacity);
+}
+
+// A view with a shape and no memory is meant to be there.
+bool absent(const ConstTensorView& tensor) {
+  return !tensor.defined() && tensor.shape().rank() == 0;
+}
+
 void check_args(const SoftmaxAttentionArgs& args) {
   const Shape& q = args.q.shape();
-  const Shape& keys = args.keys.shape();
   check(q.rank() == 3 && q[1] > 0 && q[2] > 0,
-        "{}: q: expected [tokens, query heads, head_dim], got {}", kAttention, q.to_string());
-  check(keys.rank() == 3 && keys[0] > 0 && keys[1] > 0 && keys[2] == q[2],
-        "{}: keys: expected [kv heads, capacity, {}], got {}", kAttention, q[2], keys.to_string());
-  check(q[1] % keys[0] == 0, "{}: q: expected query heads a multiple of {} kv heads, got {}",
-        kAttention, keys[0], q[1]);
+        "{}: q: expected [tokens, query heads, head_dim], got {}", kAttention, q);
+  const bool has_sinks = !absent(args.sink_keys) || !absent(args.sink_values);
+  const bool has_keys = !has_sinks || !absent(args.keys) || !absent(args.values);
+  if (has_keys) check_keys(args);
+  if (has_sinks) check_sinks(args, has_keys);
+  const int64_t kv_heads = (has_keys ? args.keys : args.sink_keys).shape()[0];
+  check(q[1] % kv_heads == 0, "{}: q: expected query heads a multiple of {} kv heads, got {}",
+        kAttention, kv_heads, q[1]);
   check_tensor(kAttention, "q", args.q, DType::kF32, q);
   check_tensor(kAttention, "o", args.o, DType::kF32, q);
   check_contiguous(kAttention, "q", args.q);
   check_contiguous(kAttention, "o", args.o);
-  check_cache(kAttention, "keys", args.keys, args.keys.dtype(), keys);
-  check_cache(kAttention, "values", args.values, args.keys.dtype(), keys);
-  check(!args.sink_keys.defined() && !args.sink_values.defined(),
-        "{}: sink_keys: expected none, sinks are not built yet", kAttention);
   check_same_or_no_overlap(kAttention, "q", args.q, "o", args.o);
   check_no_overlap(kAttention, "keys", args.keys, "o", args.o);
   check_no_overlap(kAttention, "values", args.values, "o", args.o);
+  check_no_overlap(kAttention, "sink_keys", args.sink_keys, "o", args.o);
+  check_no_overlap(kAttention, "sink_values", args.sink_values, "o", args.o);
   check(std::isfinite(args.scale), "{}: scale: expected a finite number, got {}", kAttention,
         args.scale);
-  check_positions(kAttention, args.first_position, q[0]);
-  check(args.window_size >= 0, "{}: window_size: expected 0 (none) or more, got {}", kAttention,
-        args.window_size);
-  const int64_t context = args.first_position + q[0];
-  const bool windowed = args.window_size > 0 && args.window_size < context;
-  const int64_t needed = std::min(context, windowed ? args.window_size + q[0] - 1 : context);
-  check(keys[1] >= needed,
-        "{}: keys: expected capacity >= {} (first_position {}, {} tokens, window {}), got {}",
-        kAttention, needed, args.first_position, q[0], args.window_size, keys[1]);
+  check_visible(args, has_keys);
 }
 
 }  // namespace

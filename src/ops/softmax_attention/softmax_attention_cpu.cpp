@@ -6,25 +6,45 @@
 #include "core/isa.h"
 
 namespace spb::ops {
+namespace {
+
+KeySource sink_source(const SoftmaxAttentionArgs& args) {
+  if (!args.sink_keys.defined()) return {};
+  const int64_t sinks = args.sink_keys.shape()[1];
+  return {args.sink_keys, args.sink_values, sinks, sinks - 1, sinks + args.q.shape()[0]};
+}
+
+KeySource cache_source(const SoftmaxAttentionArgs& args) {
+  if (!args.keys.defined()) return {};
+  const int64_t end = args.first_position + args.q.shape()[0];
+  const int64_t window_size = args.window_size > 0 ? std::min(args.window_size, end) : end;
+  return {args.keys, args.values, end, args.first_position, window_size};
+}
+
+const ConstTensorView& any_keys(const SoftmaxAttentionArgs& args) {
+  return args.keys.defined() ? args.keys : args.sink_keys;
+}
+
+}  // namespace
 
 AttentionShape::AttentionShape(const SoftmaxAttentionArgs& args)
     : tokens(args.q.shape()[0]),
-      kv_heads(args.keys.shape()[0]),
+      kv_heads(any_keys(args).shape()[0]),
       group(args.q.shape()[1] / kv_heads),
       head_dim(args.q.shape()[2]),
       padded_dim((head_dim + kLaneMultiple - 1) / kLaneMultiple * kLaneMultiple),
-      capacity(args.keys.shape()[1]) {
-  const int64_t context = args.first_position + tokens;
-  window_size = args.window_size > 0 ? std::min(args.window_size, context) : context;
-}
+      dtype(static_cast<int>(any_keys(args).dtype())),
+      sinks(sink_source(args)),
+      cache(cache_source(args)) {}
 
 const SoftmaxAttentionKernels& softmax_attention_kernels() {
   return select_isa(isa_portable::kSoftmaxAttentionKernels, isa_avx2::kSoftmaxAttentionKernels,
                     isa_avx512::kSoftmaxAttentionKernels);
 }
 
-RingRows ring_rows(const ConstTensorView& cache, const AttentionShape& shape, int64_t kv_head) {
-  return {cache.row(kv_head * shape.capacity), shape.capacity, shape.head_dim};
+RingRows ring_rows(const ConstTensorView& keys, int64_t kv_head) {
+  const Shape& shape = keys.shape();
+  return {keys.row(kv_head * shape[1]), shape[1], shape[2]};
 }
 
 void gather_queries(const SoftmaxAttentionArgs& args, const AttentionShape& shape, int64_t kv_head,

@@ -21,6 +21,7 @@ struct Pieces {
 };
 
 Pieces cut(int64_t positions) {
+  if (positions == 0) return {kKeyBlock, 0};
   const int64_t wanted = std::clamp<int64_t>(positions / kPiecePositions, 1, kMaxPieces);
   const int64_t size = ((positions + wanted - 1) / wanted + kKeyBlock - 1) / kKeyBlock * kKeyBlock;
   return {size, (positions + size - 1) / size};
@@ -49,21 +50,22 @@ class Decode {
   void run();
 
  private:
-  int dtype() const { return static_cast<int>(args_.keys.dtype()); }
   QueryRows partial(int64_t kv_head, int64_t piece) const;
   void attend(int64_t kv_head, int64_t piece, float* scratch) const;
-  void attend_unpacked(const QueryRows& rows, int64_t kv_head, int64_t begin, int64_t end,
-                       float* scores) const;
-  void attend_packed(const QueryRows& rows, int64_t kv_head, int64_t begin, int64_t end,
-                     float* scratch) const;
+  void attend_unpacked(const QueryRows& rows, const KeySource& source, int64_t kv_head,
+                       int64_t begin, int64_t end, float* scores) const;
+  void attend_packed(const QueryRows& rows, const KeySource& source, int64_t kv_head, int64_t begin,
+                     int64_t end, float* scratch) const;
 
   Context& context_;
   const SoftmaxAttentionArgs& args_;
   AttentionShape shape_;
   const SoftmaxAttentionKernels& kernels_;
   int64_t rows_;   // queries per key/value head
-  int64_t first_;  // position that the earliest query sees
-  Pieces pieces_;
+  int64_t first_;  // position of the cache that the earliest query sees
+  Pieces sink_pieces_;
+  Pieces cache_pieces_;
+  int64_t pieces_;  // those of the sinks come first
   float* queries_;
   float* max_;
   float* sum_;
@@ -78,11 +80,13 @@ Decode::Decode(Context& context, const SoftmaxAttentionArgs& args)
       shape_(args),
       kernels_(softmax_attention_kernels()),
       rows_(shape_.tokens * shape_.group),
-      first_(first_visible(shape_, args.first_position)),
-      pieces_(cut(args.first_position + shape_.tokens - first_)) {
+      first_(shape_.cache.first_visible(args.first_position)),
+      sink_pieces_(cut(shape_.sinks.end)),
+      cache_pieces_(cut(shape_.cache.end - first_)),
+      pieces_(sink_pieces_.count + cache_pieces_.count) {
   Arena& arena = context.arena();
   queries_ = arena.allocate<float>(shape_.kv_heads * rows_ * shape_.head_dim);
-  const int64_t partials = shape_.kv_heads * pieces_.count * rows_;
+  const int64_t partials = shape_.kv_heads * pieces_ * rows_;
   max_ = arena.allocate<float>(partials);
   sum_ = arena.allocate<float>(partials);
   acc_ = arena.allocate<float>(partials * shape_.padded_dim);
@@ -97,27 +101,27 @@ void Decode::run() {
     gather_queries(args_, shape_, h, 0, shape_.tokens, queries_ + h * rows_ * shape_.head_dim);
   }
   context_.pool().parallel_for(
-      shape_.kv_heads * pieces_.count, 1, [&](int64_t begin, int64_t end, int thread) {
+      shape_.kv_heads * pieces_, 1, [&](int64_t begin, int64_t end, int thread) {
         for (int64_t i = begin; i < end; ++i) {
-          attend(i / pieces_.count, i % pieces_.count, scratch_ + scratch_floats_ * thread);
+          attend(i / pieces_, i % pieces_, scratch_ + scratch_floats_ * thread);
         }
       });
   context_.pool().parallel_for(shape_.kv_heads, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t h = begin; h < end; ++h) {
       const QueryRows all = partial(h, 0);
-      for (int64_t piece = 1; piece < pieces_.count; ++piece) merge(all, partial(h, piece));
+      for (int64_t piece = 1; piece < pieces_; ++piece) merge(all, partial(h, piece));
       write_outputs(args_, shape_, h, 0, all);
     }
   });
 }
 
 QueryRows Decode::partial(int64_t kv_head, int64_t piece) const {
-  const int64_t row = (kv_head * pieces_.count + piece) * rows_;
+  const int64_t row = (kv_head * pieces_ + piece) * rows_;
   return {queries_ + kv_head * rows_ * shape_.head_dim,
           rows_,
           shape_.group,
-          args_.first_position,
-          shape_.window_size,
+          0,
+          0,
           shape_.head_dim,
           shape_.padded_dim,
           max_ + row,
@@ -126,41 +130,44 @@ QueryRows Decode::partial(int64_t kv_head, int64_t piece) const {
 }
 
 void Decode::attend(int64_t kv_head, int64_t piece, float* scratch) const {
-  const QueryRows rows = partial(kv_head, piece);
+  const bool of_sinks = piece < sink_pieces_.count;
+  const KeySource& source = of_sinks ? shape_.sinks : shape_.cache;
+  const QueryRows rows = facing(source, partial(kv_head, piece));
   reset(rows);
-  const int64_t begin = first_ + piece * pieces_.size;
-  const int64_t end = std::min(begin + pieces_.size, args_.first_position + shape_.tokens);
+  const int64_t size = (of_sinks ? sink_pieces_ : cache_pieces_).size;
+  const int64_t begin = of_sinks ? piece * size : first_ + (piece - sink_pieces_.count) * size;
+  const int64_t end = std::min(begin + size, source.end);
   if (rows_ <= kUnpackedRows) {
-    attend_unpacked(rows, kv_head, begin, end, scratch);
+    attend_unpacked(rows, source, kv_head, begin, end, scratch);
   } else {
-    attend_packed(rows, kv_head, begin, end, scratch);
+    attend_packed(rows, source, kv_head, begin, end, scratch);
   }
 }
 
 // Goes straight through the cache, in two runs where the ring wraps.
-void Decode::attend_unpacked(const QueryRows& rows, int64_t kv_head, int64_t begin, int64_t end,
-                             float* scores) const {
+void Decode::attend_unpacked(const QueryRows& rows, const KeySource& source, int64_t kv_head,
+                             int64_t begin, int64_t end, float* scores) const {
   while (begin < end) {
-    const int64_t slot = begin % shape_.capacity;
-    const int64_t count = std::min(end - begin, shape_.capacity - slot);
-    const int64_t row = kv_head * shape_.capacity + slot;
-    kernels_.attend_unpacked[dtype()](
-        rows, {args_.keys.row(row), args_.values.row(row), begin, count}, scores);
+    const int64_t slot = begin % source.capacity();
+    const int64_t count = std::min(end - begin, source.capacity() - slot);
+    const int64_t row = kv_head * source.capacity() + slot;
+    kernels_.attend_unpacked[shape_.dtype](
+        rows, {source.keys.row(row), source.values.row(row), begin, count}, scores);
     begin += count;
   }
 }
 
-void Decode::attend_packed(const QueryRows& rows, int64_t kv_head, int64_t begin, int64_t end,
-                           float* scratch) const {
+void Decode::attend_packed(const QueryRows& rows, const KeySource& source, int64_t kv_head,
+                           int64_t begin, int64_t end, float* scratch) const {
   float* keys = scratch;
   float* values = keys + kKeyBlock * shape_.head_dim;
   float* scores = values + kKeyBlock * shape_.padded_dim;
-  const RingRows key_ring = ring_rows(args_.keys, shape_, kv_head);
-  const RingRows value_ring = ring_rows(args_.values, shape_, kv_head);
+  const RingRows key_ring = ring_rows(source.keys, kv_head);
+  const RingRows value_ring = ring_rows(source.values, kv_head);
   for (int64_t position = begin; position < end; position += kKeyBlock) {
     const int64_t count = std::min<int64_t>(kKeyBlock, end - position);
-    kernels_.pack_keys[dtype()](key_ring, position, count, shape_.padded_dim, keys);
-    kernels_.pack_values[dtype()](value_ring, position, count, shape_.padded_dim, values);
+    kernels_.pack_keys[shape_.dtype](key_ring, position, count, shape_.padded_dim, keys);
+    kernels_.pack_values[shape_.dtype](value_ring, position, count, shape_.padded_dim, values);
     kernels_.attend_packed(rows, {keys, values, position, count}, scores);
   }
 }

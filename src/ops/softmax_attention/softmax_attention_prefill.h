@@ -15,6 +15,7 @@ struct TokenSpan {
 };
 
 struct PositionSpan {
+  const KeySource* source;
   int64_t first;
   int64_t count;
 };

@@ -15,7 +15,6 @@ class FloatEngine : public PrefillEngine {
       : args_(args),
         shape_(shape),
         kernels_(softmax_attention_kernels()),
-        dtype_(static_cast<int>(args.keys.dtype())),
         tile_tokens_(std::max<int64_t>(1, kTileRows / shape.group)),
         most_positions_(most_positions) {
     const int64_t rows = shape.kv_heads * most_tokens * shape.group;
@@ -44,17 +43,17 @@ class FloatEngine : public PrefillEngine {
   void pack(const PositionSpan& span, int64_t kv_head, int64_t offset) override {
     const int64_t count = std::min<int64_t>(kKeyBlock, span.count - offset);
     const int64_t position = span.first + offset;
-    kernels_.pack_keys[dtype_](ring_rows(args_.keys, shape_, kv_head), position, count,
-                               shape_.padded_dim, packed_keys(kv_head, offset));
-    kernels_.pack_values[dtype_](ring_rows(args_.values, shape_, kv_head), position, count,
-                                 shape_.padded_dim, packed_values(kv_head, offset));
+    kernels_.pack_keys[shape_.dtype](ring_rows(span.source->keys, kv_head), position, count,
+                                     shape_.padded_dim, packed_keys(kv_head, offset));
+    kernels_.pack_values[shape_.dtype](ring_rows(span.source->values, kv_head), position, count,
+                                       shape_.padded_dim, packed_values(kv_head, offset));
   }
 
   void attend(const TokenSpan& tokens, const PositionSpan& span, int64_t kv_head, int64_t tile,
               int thread) override {
-    const QueryRows tile_rows = rows(tokens, kv_head, tile);
+    const QueryRows tile_rows = facing(*span.source, rows(tokens, kv_head, tile));
     const int64_t last = tile_rows.first_position + tile_rows.rows / shape_.group - 1;
-    const int64_t first = first_visible(shape_, tile_rows.first_position);
+    const int64_t first = span.source->first_visible(tile_rows.first_position);
     const int64_t begin = std::max<int64_t>(0, first - span.first) / kKeyBlock * kKeyBlock;
     const int64_t end = std::min(span.count, last + 1 - span.first);
     for (int64_t offset = begin; offset < end; offset += kKeyBlock) {
@@ -84,8 +83,8 @@ class FloatEngine : public PrefillEngine {
     return {queries(tokens, kv_head, tile),
             std::min(tile_tokens_, tokens.count - token) * shape_.group,
             shape_.group,
-            args_.first_position + tokens.first + token,
-            shape_.window_size,
+            tokens.first + token,
+            0,
             shape_.head_dim,
             shape_.padded_dim,
             max_ + row,
@@ -102,7 +101,6 @@ class FloatEngine : public PrefillEngine {
   const SoftmaxAttentionArgs& args_;
   const AttentionShape& shape_;
   const SoftmaxAttentionKernels& kernels_;
-  int dtype_;
   int64_t tile_tokens_;
   int64_t most_positions_;
   float* queries_;

@@ -16,7 +16,6 @@ class TileEngine : public PrefillEngine {
       : args_(args),
         shape_(shape),
         tiles_(*softmax_attention_tiles()),
-        dtype_(static_cast<int>(args.keys.dtype())),
         dims_((shape.head_dim + kTileDims - 1) / kTileDims * kTileDims),
         most_tiles_((most_tokens * shape.group + kTileQueries - 1) / kTileQueries),
         most_positions_(most_positions) {
@@ -30,7 +29,7 @@ class TileEngine : public PrefillEngine {
     const int64_t packed = shape.kv_heads * most_positions * dims_;
     high_keys_ = arena.allocate<uint16_t>(packed);
     high_values_ = arena.allocate<uint16_t>(packed);
-    if (args.keys.dtype() != DType::kBF16) {  // a bf16 number is its own upper part
+    if (shape.dtype != static_cast<int>(DType::kBF16)) {  // a bf16 number is its own upper part
       low_keys_ = arena.allocate<uint16_t>(packed);
       low_values_ = arena.allocate<uint16_t>(packed);
     }
@@ -62,16 +61,16 @@ class TileEngine : public PrefillEngine {
   }
 
   void pack(const PositionSpan& span, int64_t kv_head, int64_t offset) override {
-    const RingRows key_ring = ring_rows(args_.keys, shape_, kv_head);
-    const RingRows value_ring = ring_rows(args_.values, shape_, kv_head);
+    const RingRows key_ring = ring_rows(span.source->keys, kv_head);
+    const RingRows value_ring = ring_rows(span.source->values, kv_head);
     const int64_t end = std::min(span.count, offset + kKeyBlock);
     for (int64_t at = offset; at < end; at += kTileKeys) {
       const int64_t position = span.first + at;
       const int64_t count = std::min(kTileKeys, end - at);
       const int64_t packed = (kv_head * most_positions_ + at) * dims_;
-      const bool keys_finite = tiles_.pack_keys[dtype_](
+      const bool keys_finite = tiles_.pack_keys[shape_.dtype](
           key_ring, position, count, dims_, high_keys_ + packed, advanced(low_keys_, packed));
-      const bool values_finite = tiles_.pack_values[dtype_](
+      const bool values_finite = tiles_.pack_values[shape_.dtype](
           value_ring, position, count, dims_, high_values_ + packed, advanced(low_values_, packed));
       if (!keys_finite || !values_finite) gave_up_ = true;
     }
@@ -80,7 +79,7 @@ class TileEngine : public PrefillEngine {
   void attend(const TokenSpan& tokens, const PositionSpan& span, int64_t kv_head, int64_t tile,
               int thread) override {
     const int64_t packed = kv_head * most_positions_ * dims_;
-    tiles_.attend(rows(tokens, kv_head, tile),
+    tiles_.attend(facing(*span.source, rows(tokens, kv_head, tile)),
                   {high_keys_ + packed, advanced(low_keys_, packed), high_values_ + packed,
                    advanced(low_values_, packed), span.first, span.count},
                   scratch_ + scratch_floats_ * thread);
@@ -114,8 +113,8 @@ class TileEngine : public PrefillEngine {
             first,
             std::min(kTileQueries, tokens.count * shape_.group - first),
             shape_.group,
-            args_.first_position + tokens.first,
-            shape_.window_size,
+            tokens.first,
+            0,
             dims_,
             max_ + row,
             sum_ + row,
@@ -125,7 +124,6 @@ class TileEngine : public PrefillEngine {
   const SoftmaxAttentionArgs& args_;
   const AttentionShape& shape_;
   const SoftmaxAttentionTiles& tiles_;
-  int dtype_;
   int64_t dims_;
   int64_t most_tiles_;
   int64_t most_positions_;

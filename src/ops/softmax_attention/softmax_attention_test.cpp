@@ -8,137 +8,20 @@
 #include <string>
 #include <vector>
 
-#include "core/buffer.h"
-#include "core/isa.h"
-#include "core/rng.h"
+#include "ops/softmax_attention/softmax_attention_test_problem.h"
 
 namespace spb::ops {
 namespace {
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+using test::contents;
+using test::largest_difference;
 
-struct Case {
-  int64_t tokens = 1;
-  int64_t kv_heads = 1;
-  int64_t group = 1;
-  int64_t head_dim = 64;
-  int64_t first_position = 0;
-  int64_t window_size = 0;
-  int64_t spare = 0;  // slots beyond those needed
-  DType dtype = DType::kF32;
+constexpr float kNan = test::kPoison;
 
-  int64_t context() const { return first_position + tokens; }
-  int64_t capacity() const {
-    const int64_t needed =
-        window_size > 0 ? std::min(context(), window_size + tokens - 1) : context();
-    return needed + spare;
-  }
-};
+class EveryIsa : public test::EveryIsa {};
 
-std::string describe(const Case& c) {
-  return fmt::format("L {} kv {} group {} D {} first {} window {} capacity {} {} isa {}", c.tokens,
-                     c.kv_heads, c.group, c.head_dim, c.first_position, c.window_size, c.capacity(),
-                     name(c.dtype), name(isa()));
-}
-
-void fill_normal(Tensor& tensor, Rng& rng, float scale = 1.0f) {
-  float* values = tensor.as<float>();
-  for (int64_t i = 0; i < tensor.shape().elements(); ++i) values[i] = scale * rng.normal();
-}
-
-void fill_value(Tensor& tensor, float value) {
-  const int64_t count = tensor.shape().elements();
-  switch (tensor.dtype()) {
-    case DType::kF16: std::fill_n(tensor.as<f16>(), count, to_f16(value)); break;
-    case DType::kBF16: std::fill_n(tensor.as<bf16>(), count, to_bf16(value)); break;
-    default: std::fill_n(tensor.as<float>(), count, value); break;
-  }
-}
-
-// A cache filled to the context of the case through append_to_cache; slots that no position has
-// reached hold NaN.
-struct Problem {
-  Case c;
-  Tensor q, keys, values, o;
-  float value_scale = 1.0f;
-
-  Problem(const Case& case_, uint64_t seed, Context& context)
-      : c(case_),
-        q(DType::kF32, Shape{c.tokens, c.kv_heads * c.group, c.head_dim}),
-        keys(c.dtype, Shape{c.kv_heads, c.capacity(), c.head_dim}),
-        values(c.dtype, keys.shape()),
-        o(DType::kF32, q.shape()) {
-    Rng rng(seed);
-    fill_normal(q, rng);
-    fill_value(keys, kNan);
-    fill_value(values, kNan);
-    fill_value(o, kNan);
-    for (int64_t position = 0; position < c.context();) {
-      const int64_t count = std::min(c.capacity(), c.context() - position);
-      Tensor k(DType::kF32, Shape{count, c.kv_heads, c.head_dim});
-      Tensor v(DType::kF32, k.shape());
-      fill_normal(k, rng);
-      fill_normal(v, rng);
-      append_to_cache(context, {k, v, keys, values, position});
-      position += count;
-    }
-  }
-
-  SoftmaxAttentionArgs args() {
-    return {
-        q, keys, values, o, c.first_position, c.window_size, 1.0f / std::sqrt(float(c.head_dim))};
-  }
-};
-
-std::vector<float> contents(const Tensor& tensor) {
-  return {tensor.as<float>(), tensor.as<float>() + tensor.shape().elements()};
-}
-
-std::vector<float> run(Problem& problem, Context& context) {
-  fill_value(problem.o, kNan);
-  softmax_attention(context, problem.args());
-  return contents(problem.o);
-}
-
-std::vector<float> run_reference(Problem& problem) {
-  fill_value(problem.o, kNan);
-  softmax_attention_reference(problem.args());
-  return contents(problem.o);
-}
-
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  double largest = a.size() == b.size() ? 0 : std::numeric_limits<double>::infinity();
-  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
-    const double difference = std::fabs(double(a[i]) - double(b[i]));
-    if (!(difference <= largest)) largest = std::isnan(difference) ? INFINITY : difference;
-  }
-  return largest;
-}
-
-// Normal values stay below 5; the bounds are those of the contract.
-double tolerance(const Case& c) {
-  const bool tiles = isa() == Isa::kAmx && c.dtype != DType::kF32 && c.tokens >= 32;
-  return tiles ? 2e-3 * 4 : 1e-5 * 4;
-}
-
-void expect_matches_reference(const Case& c, uint64_t seed, Context& context) {
-  Problem problem(c, seed, context);
-  const std::vector<float> expected = run_reference(problem);
-  EXPECT_LE(largest_difference(run(problem, context), expected), tolerance(c)) << describe(c);
-}
-
-class EveryIsa : public testing::TestWithParam<Isa> {
- protected:
-  void SetUp() override {
-    if (GetParam() > detect_isa()) GTEST_SKIP() << "not offered by this machine";
-    limit_isa(GetParam());
-  }
-  void TearDown() override { limit_isa(detect_isa()); }
-};
-
-INSTANTIATE_TEST_SUITE_P(SoftmaxAttention, EveryIsa,
-                         testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAmx),
-                         [](const auto& level) { return std::string(name(level.param)); });
+INSTANTIATE_TEST_SUITE_P(SoftmaxAttention, EveryIsa, testing::ValuesIn(test::isa_levels()),
+                         test::isa_name);
 
 TEST_P(EveryIsa, MatchesReferenceOnRandomShapes) {
   Context context(2);
@@ -179,13 +62,13 @@ TEST_P(EveryIsa, PrefillSpansSeveralPackedSpans) {
   }
 }
 
-// Around the window the ring wraps and the first keys fall out of sight.
+// Around the window the ring wraps and the first keys fall out of sight; sinks stay.
 TEST_P(EveryIsa, PrefillThenDecodeEqualsPrefillOfAll) {
   Context context(2);
   const int64_t window = 50;
   for (const int64_t total : {window - 1, window, window + 1, window + 2, 2 * window + 7}) {
     for (const int64_t prefix : {int64_t{1}, int64_t{33}, total - 1}) {
-      const Case all{total, 2, 3, 32, 0, window, 0, DType::kF32};
+      const Case all{total, 2, 3, 32, 0, window, 0, DType::kF32, total % 3 * 5};
       Problem problem(all, 11, context);
       const std::vector<float> expected = run(problem, context);
       // The same keys and values again, appended as they come to a ring of the least capacity.
@@ -211,8 +94,13 @@ TEST_P(EveryIsa, PrefillThenDecodeEqualsPrefillOfAll) {
           return TensorView(tensor.as<float>() + first * heads * 32, Shape{count, heads, 32});
         };
         append_to_cache(context, {part(k, 2), part(v, 2), keys, values, first});
-        softmax_attention(context, {part(problem.q, 6), keys, values, part(problem.o, 6), first,
-                                    window, problem.args().scale});
+        SoftmaxAttentionArgs args = problem.args();
+        args.q = part(problem.q, 6);
+        args.o = part(problem.o, 6);
+        args.keys = keys;
+        args.values = values;
+        args.first_position = first;
+        softmax_attention(context, args);
       };
       step(0, prefix);
       for (int64_t i = prefix; i < total; ++i) step(i, 1);
@@ -320,13 +208,7 @@ class Arguments : public testing::Test {
   SoftmaxAttentionArgs args_{q_, keys_, values_, o_, 3, 0, 1.0f};
 
   void expect_error(const std::string& part) {
-    try {
-      softmax_attention(context_, args_);
-      FAIL() << "expected an error with: " << part;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
-      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
-    }
+    test::expect_usage_error([&] { softmax_attention(context_, args_); }, part);
   }
 };
 
