@@ -25,8 +25,8 @@ void check_target(const MatmulArgs& args, size_t index) {
   check(args.x.shape().last() == target.weight->columns(),
         "matmul: target {}: expected x with {} columns, got {}", index, target.weight->columns(),
         args.x.shape().last());
-  check(target.y.defined() && target.y.dtype() == DType::kF32 && target.y.shape().last() == rows &&
-            target.y.shape().rows() == args.x.shape().rows(),
+  check((target.y.defined() || target.y.shape().rows() == 0) && target.y.dtype() == DType::kF32 &&
+            target.y.shape().last() == rows && target.y.shape().rows() == args.x.shape().rows(),
         "matmul: target {}: y: expected f32 [{}, {}], got {} {}", index, args.x.shape().rows(),
         rows, name(target.y.dtype()), target.y.shape().to_string());
   check(!target.bias.defined() ||
@@ -71,8 +71,9 @@ RowOutput output_of(const MatmulTarget& target, int64_t first_row) {
 }
 
 void matmul(Context& context, const MatmulArgs& args) {
-  check(args.x.defined() && args.x.dtype() == DType::kF32, "matmul: x: expected f32, got {}",
-        args.x.defined() ? name(args.x.dtype()) : "nothing");
+  const bool defined = args.x.defined() || args.x.shape().rows() == 0;
+  check(defined && args.x.dtype() == DType::kF32, "matmul: x: expected f32, got {}",
+        defined ? name(args.x.dtype()) : "nothing");
   for (size_t t = 0; t < args.targets.size(); ++t) check_target(args, t);
   if (args.x.shape().rows() == 0) return;
   Arena::Scope scope(context.arena());

@@ -4,6 +4,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -113,14 +114,28 @@ void report(benchmark::State& state, double bytes, double flops) {
   if (flops > 0) state.counters["GFLOP/s"] = benchmark::Counter(flops / 1e9, rate);
 }
 
+struct Product {
+  DType dtype;
+  int64_t m, n, k;
+  int copies;
+  bool repack = true;  // else the rows stay as a mapped file has them
+};
+
 // Matrices that together exceed the caches are used in turn.
-void product(benchmark::State& state, DType dtype, int64_t m, int64_t n, int64_t k, int copies) {
+void product(benchmark::State& state, const Product& p) {
+  const auto [dtype, m, n, k, copies, repack] = p;
   Rng rng(1);
   const Tensor w = random_weights(rng, dtype, n, k);
   const Tensor x = random_tensor(rng, m, k);
   Tensor y(DType::kF32, Shape{m, n});
+  std::vector<Tensor> sources;
   std::vector<MatmulWeight> weights;
-  for (int i = 0; i < copies; ++i) weights.push_back(prepare_matmul_weight(context(), w));
+  for (int i = 0; i < copies; ++i) {
+    sources.emplace_back(dtype, w.shape());
+    std::memcpy(sources.back().view().data(), w.view().data(), static_cast<size_t>(w.bytes()));
+    weights.push_back(prepare_matmul_weight(context(), sources.back(), repack));
+    if (weights.back().owns_memory()) sources.pop_back();
+  }
   size_t next = 0;
   const auto step = [&] {
     const MatmulTarget target{&weights[next++ % weights.size()], {}, y, false};
@@ -238,8 +253,16 @@ void register_all() {
       })->UseRealTime();
     }
     for (int64_t m : {1, 4, 16, 64, 512, 2048}) {
-      add(fmt::format("product/{}/M{}", type, m),
-          [dtype, m](benchmark::State& s) { product(s, dtype, m, 4096, 2048, m < 64 ? 16 : 1); });
+      add(fmt::format("product/{}/M{}", type, m), [dtype, m](benchmark::State& s) {
+        product(s, {dtype, m, 4096, 2048, m < 64 ? 16 : 1});
+      });
+    }
+    for (const auto& [n, k, copies] : {std::array{4864, 896, 60}, std::array{8192, 2048, 16}}) {
+      for (bool repack : {true, false}) {
+        const Product decode{dtype, 1, n, k, copies, repack};
+        add(fmt::format("decode/{}/{}x{}/{}", type, n, k, repack ? "repacked" : "mapped"),
+            [decode](benchmark::State& s) { product(s, decode); });
+      }
     }
   }
   for (DType dtype : {DType::kQ4_1, DType::kQ4_0, DType::kQ8_0}) {

@@ -415,6 +415,10 @@ TEST(MatmulErrors, AcceptsEmptyMatrices) {
   const MatmulTarget target{&weight, {}, y, false};
   EXPECT_NO_THROW(matmul(context, {ConstTensorView(&unused, Shape{0, 8}), {&target, 1}}));
   EXPECT_NO_THROW(matmul(context, {ConstTensorView(&unused, Shape{0, 8}), {}}));
+  const TensorView nowhere(static_cast<float*>(nullptr), Shape{0, 3});
+  const MatmulTarget no_memory{&weight, {}, nowhere, false};
+  const ConstTensorView no_rows(static_cast<const float*>(nullptr), Shape{0, 8});
+  EXPECT_NO_THROW(matmul(context, {no_rows, {&no_memory, 1}}));
 }
 
 }  // namespace

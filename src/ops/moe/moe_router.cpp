@@ -38,15 +38,18 @@ void route_row(const MoeRouteArgs& args, int64_t i) {
   const int64_t k = args.choices.experts.shape()[1];
   choose(logits, num_experts, chosen, k);
   const double largest = logits[chosen[0]];
-  double total = 0;
-  if (args.renormalize) {
-    for (int64_t j = 0; j < k; ++j) total += unscaled(args.score, logits[chosen[j]], largest);
-  } else if (args.score == RouterScore::kSoftmax) {
-    for (int64_t e = 0; e < num_experts; ++e) total += unscaled(args.score, logits[e], largest);
+  double divisor = args.score == RouterScore::kSoftmax ? 0 : 1;
+  for (int64_t e = 0; e < num_experts && args.score == RouterScore::kSoftmax; ++e) {
+    divisor += unscaled(args.score, logits[e], largest);
   }
-  if (total == 0) total = 1;
+  if (args.renormalize) {
+    double sum = 0;
+    for (int64_t j = 0; j < k; ++j) sum += unscaled(args.score, logits[chosen[j]], largest);
+    if (sum != 0) divisor *= sum / divisor;  // not divisor = sum: a NaN stays
+  }
   for (int64_t j = 0; j < k; ++j) {
-    probabilities[j] = static_cast<float>(unscaled(args.score, logits[chosen[j]], largest) / total);
+    probabilities[j] =
+        static_cast<float>(unscaled(args.score, logits[chosen[j]], largest) / divisor);
   }
 }
 
