@@ -115,8 +115,8 @@ void add_group(const SpikeBandArgs& a, int64_t group, int first_strip, float* re
       const int64_t row = (first_strip + s) * kStripRows + v * kLanes;
       Vec exact = to_floats(sums[s][v]);
       if (a.corrections != nullptr) {
-        exact = corrected_floats(sums[s][v],
-                                 a.corrections + (row / 16 * a.groups + group) * 16 + row % 16);
+        exact = exact_sum_to_floats(sums[s][v],
+                                    a.corrections + (row / 16 * a.groups + group) * 16 + row % 16);
       }
       store(results + row, fused(exact, load(scales + row), load(results + row)));
     }

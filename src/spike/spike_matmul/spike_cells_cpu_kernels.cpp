@@ -46,7 +46,7 @@ void multiply_tokens(const SpikeCellArgs& a, int64_t block, int64_t token, int f
     for (int t = 0; t < kTokens; ++t) {
       Vec exact;
       if constexpr (kCorrected) {
-        exact = corrected_floats(sums[t], a.corrections + g * kBlockRows + first_row);
+        exact = exact_sum_to_floats(sums[t], a.corrections + g * kBlockRows + first_row);
       } else {
         exact = to_floats(sums[t]);
       }

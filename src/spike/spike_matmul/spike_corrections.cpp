@@ -36,9 +36,10 @@ void fill_corrections(const SpikePathArgs& args, const SpikeWeight::Impl& weight
   if (weight.excess.empty()) return;
   const int8_t* core = args.core(token);
   for (int64_t g = 0; g < args.groups(); ++g) {
+    int64_t* sums = corrections + g * kBlockRows;
     for (const CellExcess& e : weight.excess_of(block, g)) {
-      corrections[g * kBlockRows + e.row] +=
-          e.excess * count_at(core, bursts, g * kScaleGroup + e.column);
+      const int64_t channel = g * kScaleGroup + e.column;
+      sums[e.row] += e.excess * (bursts.empty() ? core[channel] : count_at(core, bursts, channel));
     }
   }
 }

@@ -36,7 +36,7 @@ void multiply_cell_rows(const SpikePathArgs& args, const PieceRange& range, int6
             .groups = args.groups(),
             .rows = std::min(end * kBlockRows, weight.rows) - row,
             .core = args.core(first),
-            .core_stride = args.counts.core.row_stride_bytes(),
+            .core_stride = args.cores.row_stride_bytes(),
             .offsets = offsets + (first - token) * args.groups(),
             .corrections = extra,
             .thresholds = args.counts.thresholds.as<float>() + first,

@@ -30,7 +30,7 @@ EventList list_events(const SpikePathArgs& args, int64_t token, const EventScrat
   int64_t lowest = 0;
   int32_t quads = 0;
   for (int64_t g = 0; g < args.groups(); ++g) {
-    const int64_t next_group = (g + 1) * kScaleGroup;
+    const int64_t next_group = std::min((g + 1) * kScaleGroup, counts.core.shape()[1]);
     for (int lane = 0; a < end && counts.active[static_cast<size_t>(a)] < next_group; ++a) {
       const int64_t channel = counts.active[static_cast<size_t>(a)];
       check(channel >= lowest, "spike_matmul: active: row {}: expected ascending channels, got {}",
@@ -50,7 +50,7 @@ EventList list_events(const SpikePathArgs& args, int64_t token, const EventScrat
     scratch.quad_end[g] = quads;
   }
   check(a == end, "spike_matmul: active: row {}: expected channels below {}, got {}", token,
-        args.columns(), a < end ? counts.active[static_cast<size_t>(a)] : 0);
+        counts.core.shape()[1], a < end ? counts.active[static_cast<size_t>(a)] : 0);
   std::fill_n(scratch.quads + quads, kQuadsAhead, EventQuad{});
   sum_counts(core, args.groups(), scratch.offsets);
   return {scratch.quads, scratch.quad_end, scratch.offsets};

@@ -1,6 +1,7 @@
 // spike_matmul: checks its arguments and chooses the path. The other files of this folder:
 //   spike_weight       preparation; spike_cells.h and spike_bands.h are its two layouts
 //   spike_dense        products of cells; spike_cells_cpu_kernels
+//   spike_tiles        the same for many rows on the tile unit; spike_tiles_cpu_amx
 //   spike_events       products of bands, only of channels that fire; spike_bands_cpu_kernels
 //   spike_planes       the spike train, bit by bit
 //   spike_corrections  what bursts and codes beyond int8 add to the sums of the cores
@@ -10,10 +11,13 @@
 #include "spike/spike_matmul/spike_matmul.h"
 
 #include <cstdlib>
+#include <cstring>
 
 #include "core/error.h"
+#include "core/isa.h"
 #include "core/tensor_check.h"
 #include "spike/spike_matmul/spike_path.h"
+#include "spike/spike_matmul/spike_tiles.h"
 
 namespace spb::spike {
 namespace {
@@ -84,24 +88,42 @@ void check_events(const SpikeMatmulArgs& args) {
   }
 }
 
-SpikePath path_of(const SpikeMatmulArgs& args, const SpikeMatmulTarget& target) {
-  if (args.path != SpikePath::kAutomatic) return args.path;
-  const SpikeCounts& counts = *args.counts;
-  if (counts.core.shape()[0] != 1 || !target.weight->channel_major() || !lists_active(counts)) {
-    return SpikePath::kDense;
-  }
-  const int64_t channels = counts.core.shape()[1];
-  const double silence =
-      1.0 - static_cast<double>(counts.active.size()) / static_cast<double>(channels);
-  return event_pays(target.weight->rows(), channels, silence) ? SpikePath::kEvents
-                                                              : SpikePath::kDense;
+enum class Kernel { kCells, kTiles, kEvents, kPlanes };
+
+// From so many rows of counts on, tiles are worth their while.
+constexpr int64_t kTileTokens = 16;
+
+Kernel dense_kernel(const SpikeCounts& counts, const SpikeWeight::Impl& weight) {
+  const bool tiles = isa() == Isa::kAmx && counts.core.shape()[0] >= kTileTokens &&
+                     weight.largest_excess <= kTileExcess;
+  return tiles ? Kernel::kTiles : Kernel::kCells;
 }
 
-void run_path(SpikePath path, Context& context, const SpikePathArgs& args) {
-  switch (path) {
-    case SpikePath::kEvents: return multiply_events(context, args);
-    case SpikePath::kPlanes: return multiply_planes(context, args);
-    default: return multiply_dense_cells(context, args);
+Kernel automatic_kernel(const SpikeCounts& counts, const SpikeWeight& weight) {
+  const int64_t channels = counts.core.shape()[1];
+  if (counts.core.shape()[0] == 1 && weight.channel_major() && lists_active(counts)) {
+    const double silence =
+        1.0 - static_cast<double>(counts.active.size()) / static_cast<double>(channels);
+    if (event_pays(weight.rows(), channels, silence)) return Kernel::kEvents;
+  }
+  return dense_kernel(counts, weight.impl());
+}
+
+Kernel kernel_of(const SpikeMatmulArgs& args, const SpikeMatmulTarget& target) {
+  switch (args.path) {
+    case SpikePath::kEvents: return Kernel::kEvents;
+    case SpikePath::kPlanes: return Kernel::kPlanes;
+    case SpikePath::kDense: return dense_kernel(*args.counts, target.weight->impl());
+    default: return automatic_kernel(*args.counts, *target.weight);
+  }
+}
+
+void run(Kernel kernel, Context& context, const SpikePathArgs& args) {
+  switch (kernel) {
+    case Kernel::kCells: return multiply_dense_cells(context, args);
+    case Kernel::kTiles: return multiply_tiles(context, args);
+    case Kernel::kEvents: return multiply_events(context, args);
+    case Kernel::kPlanes: return multiply_planes(context, args);
   }
 }
 
@@ -116,6 +138,19 @@ const int64_t* find_bursts(Context& context, const SpikeCounts& counts) {
   return begin;
 }
 
+// The cores, copied into whole groups if the last one is short.
+ConstTensorView fill_groups(Context& context, const ConstTensorView& core) {
+  const int64_t channels = core.shape()[1];
+  const int64_t columns = (channels + kScaleGroup - 1) / kScaleGroup * kScaleGroup;
+  if (columns == channels) return core;
+  const TensorView filled = context.arena().tensor(DType::kI8, Shape{core.shape()[0], columns});
+  for (int64_t i = 0; i < core.shape()[0]; ++i) {
+    std::memcpy(filled.row(i), core.row(i), static_cast<size_t>(channels));
+    std::memset(filled.row(i) + channels, 0, static_cast<size_t>(columns - channels));
+  }
+  return filled;
+}
+
 }  // namespace
 
 void spike_matmul(Context& context, const SpikeMatmulArgs& args) {
@@ -124,16 +159,20 @@ void spike_matmul(Context& context, const SpikeMatmulArgs& args) {
   if (args.path == SpikePath::kEvents) check_events(args);
   if (args.counts->core.shape()[0] == 0) return;
   Arena::Scope scope(context.arena());
-  const int64_t* burst_begin = find_bursts(context, *args.counts);
+  SpikePathArgs path{*args.counts,
+                     fill_groups(context, args.counts->core),
+                     {},
+                     find_bursts(context, *args.counts)};
   // Targets that take the same path share the preparation of the counts and one parallel region.
   const SpikeMatmulTarget** chosen =
       context.arena().allocate<const SpikeMatmulTarget*>(static_cast<int64_t>(args.targets.size()));
-  for (const SpikePath path : {SpikePath::kDense, SpikePath::kEvents, SpikePath::kPlanes}) {
+  for (const Kernel kernel : {Kernel::kCells, Kernel::kTiles, Kernel::kEvents, Kernel::kPlanes}) {
     size_t count = 0;
     for (const SpikeMatmulTarget& target : args.targets) {
-      if (path_of(args, target) == path) chosen[count++] = &target;
+      if (kernel_of(args, target) == kernel) chosen[count++] = &target;
     }
-    if (count > 0) run_path(path, context, {*args.counts, {chosen, count}, burst_begin});
+    path.targets = {chosen, count};
+    if (count > 0) run(kernel, context, path);
   }
 }
 

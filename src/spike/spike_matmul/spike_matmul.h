@@ -8,7 +8,7 @@
 //   s         [M, K]         i8 core and bursts   read, from SpikeCounts: core, bursts
 //   v         [M]            f32                  read: SpikeCounts::thresholds
 //   code_t    [N_t, K]       i8 core, residual    read, through a SpikeWeight
-//   scale_t   [N_t, K/128]   f32                  read, through a SpikeWeight
+//   scale_t   [N_t, groups]  f32                  read, through a SpikeWeight
 //   bias_t    [N_t]          f32                  read; optional, 0 without it
 //   y_t       [M, N_t]       f32                  overwritten, or added to; apart from the inputs
 //

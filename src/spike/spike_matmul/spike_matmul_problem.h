@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -22,12 +23,12 @@ struct Codes {
 
 inline Codes random_codes(Rng& rng, int64_t rows, int64_t columns) {
   Codes w{Tensor(DType::kI8, Shape{rows, columns}),
-          Tensor(DType::kF32, Shape{rows, columns / kScaleGroup}),
+          Tensor(DType::kF32, Shape{rows, (columns + kScaleGroup - 1) / kScaleGroup}),
           {}};
   for (int64_t i = 0; i < rows * columns; ++i) {
     w.codes.as<int8_t>()[i] = static_cast<int8_t>(rng.below(256) - 128);
   }
-  for (int64_t i = 0; i < rows * columns / kScaleGroup; ++i) {
+  for (int64_t i = 0; i < w.scales.shape().elements(); ++i) {
     w.scales.as<float>()[i] = rng.uniform(0.0005f, 0.01f);
   }
   return w;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <utility>
@@ -27,7 +28,8 @@ float scaled_sum(const std::vector<int64_t>& codes, const std::vector<int64_t>& 
   float sum = 0;
   for (size_t c = 0; c < codes.size(); c += kScaleGroup) {
     int64_t exact = 0;
-    for (size_t i = c; i < c + kScaleGroup; ++i) exact += codes[i] * counts[i];
+    const size_t end = std::min(c + kScaleGroup, codes.size());
+    for (size_t i = c; i < end; ++i) exact += codes[i] * counts[i];
     sum = std::fma(static_cast<float>(exact), scales[c / kScaleGroup], sum);
   }
   return sum;

@@ -48,7 +48,8 @@ void expect_all_equal(const Codes& w, const Counts& s, bool with_bias, bool accu
   const StridedMatrix want = before.clone();
   spike_matmul_reference(s.view, w.source(), used_bias, want.view(), accumulate);
   Context context(threads);
-  const SpikeWeight weight = prepare_spike_weight(context, w.source(), true);
+  const SpikeWeight weight =
+      prepare_spike_weight(context, w.source(), {.channel_major = true, .short_last_group = true});
   for (const Isa level : isa_levels()) {
     const IsaScope scope(level);
     for (const SpikePath path : kPaths) {
@@ -155,7 +156,7 @@ TEST(SpikeMatmul, SilenceGivesTheBias) {
     const Counts s = make_counts(rng, counts);
     expect_all_equal(w, s, true, false);
     Context context(1);
-    const SpikeWeight weight = prepare_spike_weight(context, w.source(), true);
+    const SpikeWeight weight = prepare_spike_weight(context, w.source(), {.channel_major = true});
     const Tensor bias = random_row(rng, 40);
     for (const SpikePath path : kPaths) {
       const StridedMatrix y(m, 40);
@@ -188,7 +189,8 @@ TEST(SpikeMatmul, TargetsShareTheCounts) {
     for (size_t t = 0; t < 3; ++t) {
       codes.push_back(random_codes(rng, rows[t], 256));
       if (t == 2) add_residual(rng, codes[t], 100, 200);
-      weights.push_back(prepare_spike_weight(context, codes[t].source(), t != 1));
+      weights.push_back(
+          prepare_spike_weight(context, codes[t].source(), {.channel_major = t != 1}));
     }
     const Counts s = make_counts(rng, random_counts(rng, m, 256, 0.6));
     for (const SpikePath path : {SpikePath::kAutomatic, SpikePath::kDense, SpikePath::kPlanes}) {
@@ -208,6 +210,20 @@ TEST(SpikeMatmul, TargetsShareTheCounts) {
         spike_matmul_reference(s.view, codes[t].source(), {}, want.view());
         EXPECT_TRUE(same_bits(targets[t].y, want.view())) << "target " << t << ", M " << m;
       }
+    }
+  }
+}
+
+// Columns that do not fill the last group, odd ones included.
+TEST(SpikeMatmul, LastGroupMayBeShort) {
+  Rng rng(13);
+  for (const int64_t k : {1, 64, 130, 576}) {
+    for (const int64_t m : {1, 3, 40}) {
+      Codes w = random_codes(rng, 33, k);
+      add_residual(rng, w, 20, 220);
+      auto counts = random_counts(rng, m, k, 0.3);
+      counts[0].back() = 1000;
+      expect_all_equal(w, make_counts(rng, counts), true, false);
     }
   }
 }
@@ -261,7 +277,7 @@ TEST(SpikeMatmul, WeightSaysWhatItHolds) {
   EXPECT_FALSE(plain.channel_major());
   EXPECT_EQ(plain.channel_major_bytes(), 0);
   add_residual(rng, w, 10, 1000);
-  const SpikeWeight full = prepare_spike_weight(context, w.source(), true);
+  const SpikeWeight full = prepare_spike_weight(context, w.source(), {.channel_major = true});
   EXPECT_EQ(full.residual_codes(), static_cast<int64_t>(w.residual.size()));
   EXPECT_GT(full.bytes(), plain.bytes());
   EXPECT_EQ(full.channel_major_bytes(), 256 * (256 + 8));

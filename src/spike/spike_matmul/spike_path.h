@@ -11,14 +11,15 @@ namespace spb::spike {
 
 struct SpikePathArgs {
   const SpikeCounts& counts;
+  ConstTensorView cores;  // [M, groups * 128]: counts.core, a short last group filled with zeros
   std::span<const SpikeMatmulTarget* const> targets;
   const int64_t* burst_begin;  // [M + 1]: of each row of counts, into counts.bursts
 
-  int64_t tokens() const { return counts.core.shape()[0]; }
-  int64_t columns() const { return counts.core.shape()[1]; }
+  int64_t tokens() const { return cores.shape()[0]; }
+  int64_t columns() const { return cores.shape()[1]; }
   int64_t groups() const { return columns() / kScaleGroup; }
   const int8_t* core(int64_t token) const {
-    return reinterpret_cast<const int8_t*>(counts.core.row(token));
+    return reinterpret_cast<const int8_t*>(cores.row(token));
   }
   float threshold(int64_t token) const {
     return reinterpret_cast<const float*>(counts.thresholds.data())[token];
@@ -78,6 +79,7 @@ void fill_corrections(const SpikePathArgs& args, const SpikeWeight::Impl& weight
 void multiply_cell_rows(const SpikePathArgs& args, const PieceRange& range, int64_t token,
                         int64_t count, const int32_t* offsets, int64_t* corrections);
 
+void multiply_tiles(Context& context, const SpikePathArgs& args);
 void multiply_dense_cells(Context& context, const SpikePathArgs& args);
 void multiply_events(Context& context, const SpikePathArgs& args);
 void multiply_planes(Context& context, const SpikePathArgs& args);

@@ -39,6 +39,14 @@ std::vector<int32_t> whole_counts(const SpikePathArgs& args, int64_t token) {
   return counts;
 }
 
+// Appends the spikes of one timestep of one group.
+void append_spikes(const int32_t* counts, int bit, std::vector<Spike>& spikes) {
+  for (int64_t c = 0; c < kScaleGroup; ++c) {
+    if ((std::abs(counts[c]) >> bit & 1) == 0) continue;
+    spikes.push_back({static_cast<uint8_t>(c), counts[c] < 0});
+  }
+}
+
 SpikeTrain unfold(const std::vector<int32_t>& counts) {
   SpikeTrain train;
   int32_t largest = 0;
@@ -47,11 +55,7 @@ SpikeTrain unfold(const std::vector<int32_t>& counts) {
   train.begin.push_back(0);
   for (size_t first = 0; first < counts.size(); first += kScaleGroup) {
     for (int bit = train.timesteps - 1; bit >= 0; --bit) {
-      for (size_t c = 0; c < static_cast<size_t>(kScaleGroup); ++c) {
-        const int32_t count = counts[first + c];
-        if ((std::abs(count) >> bit & 1) == 0) continue;
-        train.spikes.push_back({static_cast<uint8_t>(c), count < 0});
-      }
+      append_spikes(counts.data() + first, bit, train.spikes);
       train.begin.push_back(train.spikes.size());
     }
   }

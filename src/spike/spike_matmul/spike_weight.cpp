@@ -13,7 +13,11 @@
 namespace spb::spike {
 namespace {
 
-void check_source(const SpikeWeightSource& source) {
+int64_t groups_of(const SpikeWeightSource& source) {
+  return (source.codes.shape()[1] + kScaleGroup - 1) / kScaleGroup;
+}
+
+void check_source(const SpikeWeightSource& source, bool short_last_group) {
   const Shape& shape = source.codes.shape();
   check(source.codes.defined() && shape.rank() == 2,
         "spike_matmul: codes: expected a matrix [N, K], got {}",
@@ -22,12 +26,12 @@ void check_source(const SpikeWeightSource& source) {
   check(shape[0] >= 1 && shape[0] <= kMost && shape[1] >= 1 && shape[1] <= kMaxChannels,
         "spike_matmul: codes: expected 1 to {} rows and 1 to {} columns, got {}", kMost,
         kMaxChannels, shape);
-  check(shape[1] % kScaleGroup == 0,
+  check(short_last_group || shape[1] % kScaleGroup == 0,
         "spike_matmul: codes: expected columns divisible by the group size {}, got {}", kScaleGroup,
         shape[1]);
   check_tensor("spike_matmul", "codes", source.codes, DType::kI8, shape);
   check_tensor("spike_matmul", "scales", source.scales, DType::kF32,
-               Shape{shape[0], shape[1] / kScaleGroup});
+               Shape{shape[0], groups_of(source)});
 }
 
 void check_scales(const ConstTensorView& scales) {
@@ -66,9 +70,12 @@ void pack_cell_row(const SpikeWeightSource& source, int64_t n, std::byte* cell) 
   const auto* codes = source.codes.row_as<int8_t>(n);
   const auto* scales = source.scales.row_as<float>(n);
   const int64_t lane = n % kBlockRows;
-  for (int64_t g = 0; g < source.scales.shape()[1]; ++g, cell += kCellBytes) {
-    for (int64_t j = 0; j < kCellColumns / 4; ++j) {
-      std::memcpy(cell + 64 * j + 4 * lane, codes + g * kCellColumns + 4 * j, 4);
+  for (int64_t g = 0; g < groups_of(source); ++g, cell += kCellBytes) {
+    const int64_t first = g * kCellColumns;
+    const int64_t columns = std::min(kCellColumns, source.codes.shape()[1] - first);
+    for (int64_t c = 0; c < columns; c += 4) {
+      std::memcpy(cell + 16 * c + 4 * lane, codes + first + c,
+                  static_cast<size_t>(std::min<int64_t>(4, columns - c)));
     }
     std::memcpy(cell + kCellCodeBytes + 4 * lane, scales + g, 4);
   }
@@ -84,14 +91,17 @@ void pack_cells(Context& context, const SpikeWeightSource& source, SpikeWeight::
   });
 }
 
-// Rows that do not exist keep byte 0, which stands for code -128, and scale 0.
+// Rows and channels that do not exist keep byte 0, which stands for code -128; such rows have
+// scale 0, such channels never fire.
 void pack_band_row(const SpikeWeightSource& source, int64_t n, std::byte* group) {
   const auto* codes = source.codes.row_as<int8_t>(n);
   const auto* scales = source.scales.row_as<float>(n);
   const int64_t lane = n % kBandRows;
-  for (int64_t g = 0; g < source.scales.shape()[1]; ++g, group += kBandGroupBytes) {
-    for (int64_t c = 0; c < kScaleGroup; ++c) {
-      group[kBandRows * c + lane] = static_cast<std::byte>(codes[g * kScaleGroup + c] + 128);
+  for (int64_t g = 0; g < groups_of(source); ++g, group += kBandGroupBytes) {
+    const int64_t first = g * kScaleGroup;
+    const int64_t columns = std::min(kScaleGroup, source.codes.shape()[1] - first);
+    for (int64_t c = 0; c < columns; ++c) {
+      group[kBandRows * c + lane] = static_cast<std::byte>(codes[first + c] + 128);
     }
     std::memcpy(group + kBandCodeBytes + 4 * lane, scales + g, 4);
   }
@@ -107,24 +117,42 @@ void pack_bands(Context& context, const SpikeWeightSource& source, SpikeWeight::
   });
 }
 
+// Entries that hold an excess.
+int64_t entries_of(const CodeExcess& e) {
+  constexpr int64_t kMost = std::numeric_limits<int16_t>::max();
+  return (std::abs(int64_t{e.excess}) + kMost - 1) / kMost;
+}
+
+void append_excess(const CodeExcess& e, CellExcess* entries) {
+  constexpr int32_t kMost = std::numeric_limits<int16_t>::max();
+  int32_t left = e.excess;
+  for (int64_t i = entries_of(e); i > 0; --i, ++entries) {
+    const int32_t part = std::clamp(left, -kMost, kMost);
+    left -= part;
+    *entries = {static_cast<uint8_t>(e.row % kBlockRows),
+                static_cast<uint8_t>(e.column % kScaleGroup), static_cast<int16_t>(part)};
+  }
+}
+
+// A counting sort by cell.
 void sort_residual(const SpikeWeightSource& source, SpikeWeight::Impl& impl) {
   if (source.residual.empty()) return;
   const auto cell_of = [&](const CodeExcess& e) {
     return static_cast<size_t>(e.row / kBlockRows * impl.groups() + e.column / kScaleGroup);
   };
-  impl.excess_begin.assign(static_cast<size_t>(impl.blocks() * impl.groups()) + 1, 0);
-  for (const CodeExcess& e : source.residual) ++impl.excess_begin[cell_of(e) + 1];
-  for (size_t i = 1; i < impl.excess_begin.size(); ++i) {
-    impl.excess_begin[i] += impl.excess_begin[i - 1];
-  }
-  std::vector<int64_t> next(impl.excess_begin.begin(), impl.excess_begin.end() - 1);
-  impl.excess.resize(source.residual.size());
+  std::vector<int64_t>& begin = impl.excess_begin;
+  begin.assign(static_cast<size_t>(impl.blocks() * impl.groups()) + 1, 0);
+  for (const CodeExcess& e : source.residual) begin[cell_of(e) + 1] += entries_of(e);
+  for (size_t i = 1; i < begin.size(); ++i) begin[i] += begin[i - 1];
+  impl.excess.resize(static_cast<size_t>(begin.back()));
+  std::vector<int64_t> next(begin.begin(), begin.end() - 1);
   for (const CodeExcess& e : source.residual) {
-    impl.excess[static_cast<size_t>(next[cell_of(e)]++)] = {
-        static_cast<uint8_t>(e.row % kBlockRows), static_cast<uint8_t>(e.column % kScaleGroup),
-        e.excess};
+    int64_t& place = next[cell_of(e)];
+    append_excess(e, impl.excess.data() + place);
+    place += entries_of(e);
     impl.largest_excess = std::max(impl.largest_excess, std::abs(e.excess));
   }
+  impl.residual_codes = static_cast<int64_t>(source.residual.size());
 }
 
 }  // namespace
@@ -136,7 +164,7 @@ SpikeWeight& SpikeWeight::operator=(SpikeWeight&&) noexcept = default;
 
 int64_t SpikeWeight::rows() const { return impl_->rows; }
 int64_t SpikeWeight::columns() const { return impl_->columns; }
-int64_t SpikeWeight::residual_codes() const { return static_cast<int64_t>(impl_->excess.size()); }
+int64_t SpikeWeight::residual_codes() const { return impl_->residual_codes; }
 bool SpikeWeight::channel_major() const { return impl_->bands.bytes() > 0; }
 int64_t SpikeWeight::bytes() const {
   return impl_->cells.bytes() + static_cast<int64_t>(impl_->excess.size() * sizeof(CellExcess) +
@@ -145,8 +173,8 @@ int64_t SpikeWeight::bytes() const {
 int64_t SpikeWeight::channel_major_bytes() const { return impl_->bands.bytes(); }
 
 SpikeWeight prepare_spike_weight(Context& context, const SpikeWeightSource& source,
-                                 bool channel_major) {
-  check_source(source);
+                                 const SpikeWeightOptions& options) {
+  check_source(source, options.short_last_group);
   check_scales(source.scales);
   check_residual(source);
   SpikeWeight weight;
@@ -155,7 +183,7 @@ SpikeWeight prepare_spike_weight(Context& context, const SpikeWeightSource& sour
   impl.rows = source.codes.shape()[0];
   impl.columns = source.codes.shape()[1];
   pack_cells(context, source, impl);
-  if (channel_major) pack_bands(context, source, impl);
+  if (options.channel_major) pack_bands(context, source, impl);
   sort_residual(source, impl);
   return weight;
 }

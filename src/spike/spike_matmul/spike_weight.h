@@ -28,9 +28,14 @@ struct CodeExcess {
 };
 
 struct SpikeWeightSource {
-  ConstTensorView codes;                 // core [N, K] i8, K a multiple of 128
-  ConstTensorView scales;                // [N, K / 128] f32, finite
+  ConstTensorView codes;                 // core [N, K] i8
+  ConstTensorView scales;                // [N, groups] f32, finite
   std::span<const CodeExcess> residual;  // sorted by (row, column), each place once
+};
+
+struct SpikeWeightOptions {
+  bool channel_major = false;     // also make the copy that event-driven products read
+  bool short_last_group = false;  // K need not be a multiple of 128: the last group is shorter
 };
 
 class SpikeWeight {
@@ -52,17 +57,19 @@ class SpikeWeight {
   const Impl& impl() const { return *impl_; }
 
  private:
-  friend SpikeWeight prepare_spike_weight(Context&, const SpikeWeightSource&, bool);
+  friend SpikeWeight prepare_spike_weight(Context&, const SpikeWeightSource&,
+                                          const SpikeWeightOptions&);
   std::unique_ptr<Impl> impl_;
 };
 
 // Copies the source into interleaved cells: 1 + 4 / 128 bytes per weight, rows padded to 16. With
 // `channel_major` a second copy is made in which the weights of one input channel lie together, as
-// event-driven products need: as much memory again, rows padded to 256. The residual takes 8 bytes
+// event-driven products need: as much memory again, rows padded to 256. The residual takes 4 bytes
 // an entry and, if there is any, 8 for every 2048 weights.
 // kUsage for wrong dtypes, shapes and an unsorted residual, and when the group size does not divide
-// K; kData for a scale that is not finite and a code beyond kMaxCode.
+// K unless the last group may be short; kData for a scale that is not finite and a code beyond
+// kMaxCode.
 SpikeWeight prepare_spike_weight(Context& context, const SpikeWeightSource& source,
-                                 bool channel_major = false);
+                                 const SpikeWeightOptions& options = {});
 
 }  // namespace spb::spike

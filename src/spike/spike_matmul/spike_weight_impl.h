@@ -10,11 +10,12 @@
 
 namespace spb::spike {
 
-// One entry of the residual within its cell.
+// Part of the residual within its cell. What 16 bits do not hold takes several entries, whose sum
+// counts; there is nearly never such a code.
 struct CellExcess {
   uint8_t row;     // below 16
   uint8_t column;  // below 128
-  int32_t excess;
+  int16_t excess;
 };
 
 struct SpikeWeight::Impl {
@@ -24,9 +25,10 @@ struct SpikeWeight::Impl {
   Buffer bands;                       // spike_bands.h; empty without the channel-major copy
   std::vector<CellExcess> excess;     // by block, then group, then row and column
   std::vector<int64_t> excess_begin;  // of each cell, and the end; empty without excess
-  int32_t largest_excess = 0;         // in magnitude
+  int32_t largest_excess = 0;         // in magnitude, of a whole code
+  int64_t residual_codes = 0;
 
-  int64_t groups() const { return columns / kScaleGroup; }
+  int64_t groups() const { return (columns + kScaleGroup - 1) / kScaleGroup; }
   int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
   int64_t band_count() const { return (rows + kBandRows - 1) / kBandRows; }
   const std::byte* block(int64_t b) const { return cells.data() + b * groups() * kCellBytes; }
