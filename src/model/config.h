@@ -50,6 +50,7 @@ struct LayerConfig {
 
   bool has(Mixer mixer) const;
   bool parallel() const { return mixers.size() > 1; }
+  bool operator==(const LayerConfig&) const = default;
 };
 
 // Mixture of experts: y = sum over shared experts + sum over the chosen p_e E_e(x).
@@ -60,6 +61,8 @@ struct MoeConfig {
   int64_t expert_size = 0;  // width of one expert
   ops::RouterScore score = ops::RouterScore::kSoftmax;
   bool renormalize = false;  // divide the chosen scores by their sum
+
+  bool operator==(const MoeConfig&) const = default;
 };
 
 struct ModelConfig {
@@ -114,6 +117,7 @@ struct ModelConfig {
   int64_t layers_with(Mixer mixer) const;
   int64_t layers_with(FeedForward feed_forward) const;
   bool any_parallel() const;
+  bool operator==(const ModelConfig&) const = default;
 };
 
 // `count` layers of one mixer and a dense network.

@@ -47,6 +47,8 @@ struct Llama3Scaling {
   double low_frequency_factor = 1.0;
   double high_frequency_factor = 4.0;
   double original_context = 8192.0;
+
+  bool operator==(const Llama3Scaling&) const = default;
 };
 std::vector<float> llama3_rope_factors(const Llama3Scaling& scaling, double theta,
                                        int64_t head_dim);
