@@ -1,7 +1,8 @@
 // Speed of softmax_attention: bytes of cache per second when decoding, multiplications and
 // additions of visible pairs per second when processing a prompt.
 //
-// Arguments: tokens, query heads, kv heads, head_dim, context before the tokens, window, dtype.
+// Arguments: tokens, query heads, kv heads, head_dim, context before the tokens, window, dtype,
+// sinks.
 #include "ops/softmax_attention/softmax_attention.h"
 
 #include <benchmark/benchmark.h>
@@ -17,7 +18,7 @@ namespace spb::ops {
 namespace {
 
 struct Problem {
-  Tensor q, k, v, keys, values, o, expected;
+  Tensor q, k, v, keys, values, o, sink_keys, sink_values;
   SoftmaxAttentionArgs args;
   double pairs = 0;  // of query and visible key
 
@@ -51,9 +52,21 @@ struct Problem {
       position += count;
     }
     args = {q, keys, values, o, before, window, 1.0f / std::sqrt(static_cast<float>(head_dim))};
+    const int64_t sinks = state.range(7);
+    if (sinks > 0) {
+      k = Tensor(DType::kF32, Shape{sinks, kv_heads, head_dim});
+      v = Tensor(DType::kF32, k.shape());
+      fill(k);
+      fill(v);
+      sink_keys = Tensor(keys.dtype(), Shape{kv_heads, sinks, head_dim});
+      sink_values = Tensor(keys.dtype(), sink_keys.shape());
+      append_to_cache(context, {k, v, sink_keys, sink_values, 0});
+      args.sink_keys = sink_keys;
+      args.sink_values = sink_values;
+    }
     for (int64_t i = 0; i < tokens; ++i) {
       const int64_t seen = before + i + 1;
-      pairs += static_cast<double>(heads * (window > 0 ? std::min(window, seen) : seen));
+      pairs += static_cast<double>(heads * (sinks + (window > 0 ? std::min(window, seen) : seen)));
     }
   }
 
@@ -103,23 +116,26 @@ constexpr int kBF16 = static_cast<int>(DType::kBF16);
 // SpikingBrain-1B: 32, 8, 64.
 BENCHMARK(attend)
     ->Name("softmax_attention/decode")
-    ->Args({1, 9, 3, 64, 1000, 0, kF16})
-    ->Args({1, 9, 3, 64, 4095, 0, kF16})
-    ->Args({1, 9, 3, 64, 65535, 0, kF16})
-    ->Args({1, 9, 3, 64, 65535, 0, kF32})
-    ->Args({1, 28, 4, 128, 4095, 0, kBF16})
-    ->Args({1, 28, 4, 128, 65535, 0, kBF16})
-    ->Args({1, 28, 4, 128, 65535, 4096, kBF16})
-    ->Args({1, 32, 8, 64, 262143, 4096, kBF16})
+    ->Args({1, 9, 3, 64, 1000, 0, kF16, 0})
+    ->Args({1, 9, 3, 64, 4095, 0, kF16, 0})
+    ->Args({1, 9, 3, 64, 65535, 0, kF16, 0})
+    ->Args({1, 9, 3, 64, 65535, 0, kF32, 0})
+    ->Args({1, 28, 4, 128, 4095, 0, kBF16, 0})
+    ->Args({1, 28, 4, 128, 65535, 0, kBF16, 0})
+    ->Args({1, 28, 4, 128, 65535, 4096, kBF16, 0})
+    ->Args({1, 28, 4, 128, 65535, 4096, kBF16, 128})
+    ->Args({1, 32, 8, 64, 262143, 4096, kBF16, 0})
     ->UseRealTime();
 BENCHMARK(attend)
     ->Name("softmax_attention/prefill")
-    ->Args({512, 9, 3, 64, 0, 0, kF16})
-    ->Args({2048, 9, 3, 64, 0, 0, kF32})
-    ->Args({2048, 9, 3, 64, 0, 0, kF16})
-    ->Args({2048, 9, 3, 64, 0, 0, kBF16})
-    ->Args({512, 28, 4, 128, 16384, 4096, kBF16})
-    ->Args({512, 28, 4, 128, 16384, 4096, kF32})
+    ->Args({512, 9, 3, 64, 0, 0, kF16, 0})
+    ->Args({2048, 9, 3, 64, 0, 0, kF32, 0})
+    ->Args({2048, 9, 3, 64, 0, 0, kF16, 0})
+    ->Args({2048, 9, 3, 64, 0, 0, kBF16, 0})
+    ->Args({512, 28, 4, 128, 16384, 4096, kBF16, 0})
+    ->Args({512, 28, 4, 128, 16384, 4096, kBF16, 128})
+    ->Args({512, 28, 4, 128, 16384, 4096, kF32, 0})
+    ->Args({512, 28, 4, 128, 16384, 4096, kF32, 128})
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 

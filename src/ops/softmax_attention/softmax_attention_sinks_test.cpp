@@ -67,6 +67,15 @@ TEST_P(AttentionSinks, AreSeenByTokensOfEverySpan) {
   }
 }
 
+// Rows [first, first + rows of to) of every head.
+void copy_rows(const ConstTensorView& from, const TensorView& to, int64_t first) {
+  for (int64_t row = 0; row < to.shape().rows(); ++row) {
+    const int64_t head = row / to.shape()[1];
+    const int64_t index = first + row % to.shape()[1];
+    std::copy_n(from.row(head * from.shape()[1] + index), to.row_bytes_used(), to.row(row));
+  }
+}
+
 // Without a window, sinks are no different from earlier positions.
 TEST_P(AttentionSinks, EqualEarlierPositionsWhereNothingIsHidden) {
   for (const DType dtype : kDTypes) {
@@ -77,16 +86,6 @@ TEST_P(AttentionSinks, EqualEarlierPositionsWhereNothingIsHidden) {
         const std::vector<float> expected = run(whole, context_);
         const Case split{tokens, 2, 2, 48, 20, 0, 0, dtype, sinks};
         Problem problem(split, 11, context_);
-        const auto copy_rows = [&](Tensor& from, Tensor& to, int64_t first) {
-          const ConstTensorView source = from;
-          const TensorView target = to;
-          for (int64_t row = 0; row < target.shape().rows(); ++row) {
-            const int64_t head = row / target.shape()[1];
-            const int64_t index = first + row % target.shape()[1];
-            std::copy_n(source.row(head * source.shape()[1] + index), target.row_bytes_used(),
-                        target.row(row));
-          }
-        };
         copy_rows(whole.keys, problem.sink_keys, 0);
         copy_rows(whole.values, problem.sink_values, 0);
         copy_rows(whole.keys, problem.keys, sinks);

@@ -1,0 +1,179 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "ops/gated_linear_attention/gated_linear_attention_test_problem.h"
+
+namespace spb::ops {
+namespace {
+
+using test::contents;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kSmallestNormal = std::numeric_limits<float>::min();
+
+class GatedInputs : public test::EveryIsa {
+ protected:
+  Context context_{2};
+};
+
+INSTANTIATE_TEST_SUITE_P(GatedLinearAttention, GatedInputs, testing::ValuesIn(test::isa_levels()),
+                         test::isa_name);
+
+// Numbers of every size and sign; the elements of a tensor with odd rows.
+std::vector<float> projections() {
+  std::vector<float> z = {0.0f,  -0.0f,  1e-45f,    -1e-45f,    1e-39f, -1e-39f, 1e30f, -1e30f,
+                          3e38f, -3e38f, kInfinity, -kInfinity, 16.6f,  -16.6f,  17.4f, -17.4f};
+  for (int i = -2000; i <= 2000; ++i) z.push_back(static_cast<float>(i) / 10);
+  Rng rng(3);
+  for (int i = 0; i < 2000; ++i) {
+    z.push_back(rng.uniform(-1.0f, 1.0f) * std::pow(10.0f, rng.uniform(-44.0f, 2.5f)));
+  }
+  while (z.size() % 37 != 0) z.push_back(1.0f);
+  return z;
+}
+
+Tensor rows_of(const std::vector<float>& z) {
+  Tensor tensor(DType::kF32, Shape{static_cast<int64_t>(z.size()) / 37, 37});
+  std::copy(z.begin(), z.end(), tensor.as<float>());
+  return tensor;
+}
+
+double softplus(double z) { return std::max(z, 0.0) + std::log1p(std::exp(-std::fabs(z))); }
+
+double sigmoid(double z) {
+  return z < 0 ? std::exp(z) / (1 + std::exp(z)) : 1 / (1 + std::exp(-z));
+}
+
+void expect_near(float got, double expected, float z) {
+  if (std::isinf(expected)) {
+    EXPECT_EQ(got, expected) << "z " << z;
+  } else {
+    EXPECT_NEAR(got, expected, 1e-6 * std::fabs(expected) + kSmallestNormal) << "z " << z;
+  }
+}
+
+// Every element against its formula in double.
+void expect_maps(const Tensor& tensor, const std::vector<float>& z, double (*formula)(double)) {
+  for (size_t i = 0; i < z.size(); ++i) expect_near(tensor.as<float>()[i], formula(z[i]), z[i]);
+}
+
+TEST_P(GatedInputs, GateOfItsOwn) {
+  const std::vector<float> z = projections();
+  for (const FeatureMap map : {FeatureMap::kRelu, FeatureMap::kSigmoid}) {
+    const auto formula =
+        map == FeatureMap::kRelu ? [](double x) { return std::max(x, 0.0); } : sigmoid;
+    Tensor q = rows_of(z), k = rows_of(z), g = rows_of(z);
+    gated_linear_attention_inputs(context_, {q, k, g, 16.0f, map});
+    expect_maps(q, z, formula);
+    expect_maps(k, z, formula);
+    expect_maps(g, z, [](double x) { return -softplus(-x) / 16; });
+  }
+}
+
+TEST_P(GatedInputs, GateTiedToTheKey) {
+  const std::vector<float> z = projections();
+  Tensor q = rows_of(z), k = rows_of(z), g(DType::kF32, q.shape());
+  fill(g, [] { return test::kPoison; });
+  gated_linear_attention_inputs(context_, {q, k, g, 16.0f, FeatureMap::kSigmoid, true});
+  expect_maps(q, z, sigmoid);
+  expect_maps(k, z, sigmoid);
+  expect_maps(g, z, [](double x) { return -softplus(x); });
+  for (const float gate : contents(g)) EXPECT_LE(gate, 0.0f);
+}
+
+// A tied gate that hardly decays is -exp(z): 1 - k would have lost it.
+TEST_P(GatedInputs, WeakTiedGatesKeepTheirPrecision) {
+  const std::vector<float> z(37, -60.0f);
+  Tensor q = rows_of(z), k = rows_of(z), g = rows_of(z);
+  gated_linear_attention_inputs(context_, {q, k, g, 16.0f, FeatureMap::kSigmoid, true});
+  for (const float gate : contents(g)) EXPECT_NEAR(gate / -std::exp(-60.0), 1, 1e-6);
+  EXPECT_EQ(contents(k)[0], -contents(g)[0]);
+}
+
+TEST_P(GatedInputs, NanStaysNan) {
+  for (const bool tied : {false, true}) {
+    for (const FeatureMap map : {FeatureMap::kRelu, FeatureMap::kSigmoid}) {
+      if (tied && map == FeatureMap::kRelu) continue;
+      const std::vector<float> z(37, test::kPoison);
+      Tensor q = rows_of(z), k = rows_of(z), g = rows_of(z);
+      if (tied) fill(g, [] { return 0.0f; });
+      gated_linear_attention_inputs(context_, {q, k, g, 16.0f, map, tied});
+      for (const Tensor* tensor : {&q, &k, &g}) {
+        for (const float x : contents(*tensor)) EXPECT_TRUE(std::isnan(x));
+      }
+    }
+  }
+}
+
+// Views into wider matrices: what lies between the rows stays.
+TEST_P(GatedInputs, RowsMayHaveGaps) {
+  Rng rng(5);
+  for (const bool tied : {false, true}) {
+    test::StridedMatrix q(5, 33, 3), k(5, 19, 2), g(5, 19, 7);
+    q.fill_normal(rng);
+    k.fill_normal(rng);
+    g.fill_normal(rng);
+    const test::StridedMatrix z = (tied ? k : g).clone();
+    const FeatureMap map = tied ? FeatureMap::kSigmoid : FeatureMap::kRelu;
+    gated_linear_attention_inputs(context_, {q.view(), k.view(), g.view(), 2.0f, map, tied});
+    for (int64_t i = 0; i < 5 * 19; ++i) {
+      const float x = z.at(i / 19, i % 19);
+      expect_near(g.at(i / 19, i % 19), tied ? -softplus(x) : -softplus(-x) / 2, x);
+    }
+    EXPECT_TRUE(q.gaps_untouched() && k.gaps_untouched() && g.gaps_untouched());
+  }
+}
+
+TEST(FeatureMap, HasNames) {
+  for (const FeatureMap map : {FeatureMap::kRelu, FeatureMap::kSigmoid}) {
+    EXPECT_EQ(parse_feature_map(name(map)), map);
+  }
+  EXPECT_EQ(name(FeatureMap::kRelu), "relu");
+  EXPECT_EQ(name(FeatureMap::kSigmoid), "sigmoid");
+  EXPECT_FALSE(parse_feature_map("Relu").has_value());
+  EXPECT_FALSE(parse_feature_map("").has_value());
+}
+
+class GatedInputArguments : public testing::Test {
+ protected:
+  Context context_{1};
+  Tensor q_{DType::kF32, Shape{2, 4}};
+  Tensor k_{DType::kF32, Shape{2, 6}};
+  Tensor g_{DType::kF32, Shape{2, 6}};
+  GatedLinearAttentionInputsArgs args_{q_, k_, g_};
+
+  void expect_error(const std::string& part) {
+    test::expect_usage_error([&] { gated_linear_attention_inputs(context_, args_); }, part);
+  }
+};
+
+TEST_F(GatedInputArguments, BadNormalizer) {
+  for (const float normalizer : {0.0f, -1.0f, test::kPoison, kInfinity}) {
+    args_.gate_logit_normalizer = normalizer;
+    expect_error("gate_logit_normalizer: expected a number > 0");
+  }
+}
+
+TEST_F(GatedInputArguments, Overlap) {
+  args_.q = k_;
+  EXPECT_THROW(gated_linear_attention_inputs(context_, args_), Error);
+  args_.q = q_;
+  args_.g = k_;
+  EXPECT_THROW(gated_linear_attention_inputs(context_, args_), Error);
+}
+
+TEST_F(GatedInputArguments, TiedGates) {
+  args_.tied_gate = true;
+  expect_error("tied_gate: expected the feature map sigmoid, got relu");
+  args_.feature_map = FeatureMap::kSigmoid;
+  gated_linear_attention_inputs(context_, args_);
+  Tensor wide(DType::kF32, Shape{2, 7});
+  args_.g = wide;
+  expect_error("g: expected f32 [2, 6], got f32 [2, 7]");
+}
+
+}  // namespace
+}  // namespace spb::ops
