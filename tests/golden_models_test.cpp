@@ -134,7 +134,7 @@ TEST_P(GoldenWindowModel, NarrowingTheWindowAfterPrefillReproducesTheReferenceGe
   model::SequenceState state = new_state();
   all_logits(context_, *model_, tokens.first(prompt), state, case_.prefill, {case_.prefill});
   for (int64_t i = 0; i < model_->config().num_layers(); ++i) {
-    auto* cache = std::get_if<model::KeyValueCache>(&state.layer(i));
+    auto* cache = std::get_if<model::KeyValueCache>(&state.mixer(i, 0));
     if (cache != nullptr) cache->window_size = model_->config().window_size;
   }
   const Tensor decoded = all_logits(context_, *model_, tokens.subspan(prompt), state, 0, {1});
