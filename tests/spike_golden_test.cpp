@@ -55,7 +55,8 @@ Fired fire(const Json& stored) {
 // never do here: the stored quotients keep away from ties, or the sum is exact.
 TEST(SpikeGolden, ThresholdsAndCounts) {
   int cases = 0;
-  for (const Json& stored : read_fixture("threshold.json")["cases"]) {
+  const Json fixture = read_fixture("threshold.json");
+  for (const Json& stored : fixture["cases"]) {
     SCOPED_TRACE(stored["name"].get<std::string>());
     const Fired fired = fire(stored);
     const std::vector<float> thresholds = floats_of(stored["thresholds"]);
@@ -74,7 +75,8 @@ TEST(SpikeGolden, ThresholdsAndCounts) {
 // give counts when it is not. Here they are counts like others.
 TEST(SpikeGolden, RowsWithoutNegativeDrivesAreNoError) {
   std::vector<std::string> refused;
-  for (const Json& stored : read_fixture("threshold.json")["cases"]) {
+  const Json fixture = read_fixture("threshold.json");
+  for (const Json& stored : fixture["cases"]) {
     if (stored["reference_error"].is_null()) continue;
     refused.push_back(stored["name"].get<std::string>());
     EXPECT_EQ(stored["reference_error"],
@@ -139,7 +141,8 @@ void expect_same_train(const Json& stored) {
 
 TEST(SpikeGolden, Trains) {
   int same = 0, refused = 0;
-  for (const Json& stored : read_fixture("codec.json")["cases"]) {
+  const Json fixture = read_fixture("codec.json");
+  for (const Json& stored : fixture["cases"]) {
     SCOPED_TRACE(stored["coding"].get<std::string>() + " " + stored["name"].get<std::string>());
     if (!stored["reference_error"].is_null()) {  // both refuse negative counts without a sign
       EXPECT_EQ(stored["name"], "negative");
@@ -162,7 +165,8 @@ TEST(SpikeGolden, Trains) {
 // A node of the reference keeps the timesteps of its first call and truncates the second one; here
 // nothing is remembered.
 TEST(SpikeGolden, CallsDoNotDependOnEarlierOnes) {
-  const Json stored = read_fixture("codec.json")["second_call"];
+  const Json fixture = read_fixture("codec.json");
+  const Json& stored = fixture["second_call"];
   EXPECT_EQ(stored["counts"], Json({5}));
   EXPECT_EQ(stored["decoded"], 2);
   const Json again = {{"coding", "binary"}, {"counts", {5}}};
