@@ -57,8 +57,14 @@ struct Row {
   MemoryUsage memory;
 };
 
-// What one decoded token reads: all weights once, the state of linear layers (read and written),
-// the keys and values visible to softmax layers.
+// What a token of a mixture of experts took out of the mapped file, and what it should have.
+struct ExpertTraffic {
+  int64_t read = 0;    // bytes; 0: not measured, because the experts are copied
+  int64_t active = 0;  // bytes of the chosen experts' matrices
+};
+
+// What one decoded token reads: the active weights once, the state of linear layers (read and
+// written), the keys and values visible to softmax layers.
 double decode_bytes(const model::Model& model, const model::StateOptions& options, int64_t depth) {
   const model::ModelConfig& config = model.config();
   model::StateOptions single = options;
@@ -106,6 +112,20 @@ class Bench {
     }
     const double bytes = decode_bytes(model_, options_.state.state_options(), depth);
     return {"decode", depth, fill, summarize(rates), bytes, memory_usage()};
+  }
+
+  // Empties the mapped experts out of memory and counts the pages that one token brings back.
+  ExpertTraffic expert_traffic() {
+    ExpertTraffic traffic;
+    traffic.active = model_.expert_bytes_per_token();
+    if (!model_.experts_are_mapped()) return traffic;
+    model::SequenceState state = new_state(2);
+    step(state);  // touches everything else
+    model_.drop_experts();
+    const int64_t before = memory_usage().file;
+    step(state);
+    traffic.read = memory_usage().file - before;
+    return traffic;
   }
 
  private:
@@ -174,6 +194,7 @@ struct Report {
   double load_seconds = 0;
   double bandwidth = 0;  // bytes per second
   int64_t weight_bytes = 0;
+  ExpertTraffic experts;
   std::vector<Row> rows;
 };
 
@@ -192,6 +213,14 @@ void print_text(const BenchOptions& options, Context& context, const Report& rep
                row.rate.median, fmt::format("{:.1f} .. {:.1f}", row.rate.low, row.rate.high), speed,
                share, format_bytes(row.memory.resident), row.filled ? "  (random state)" : "");
   }
+  const auto& [read, active] = report.experts;
+  if (active == 0) return;
+  fmt::print("  experts: a token uses {} of them", format_bytes(active));
+  if (read > 0) {
+    fmt::print(" and read {} from the mapped file ({:+.1f} %)", format_bytes(read),
+               100.0 * static_cast<double>(read - active) / static_cast<double>(active));
+  }
+  fmt::print("\n");
 }
 
 nlohmann::json to_json(const BenchOptions& options, Context& context, const Report& report) {
@@ -213,6 +242,8 @@ nlohmann::json to_json(const BenchOptions& options, Context& context, const Repo
           {"load_seconds", report.load_seconds},
           {"weight_bytes_per_token", report.weight_bytes},
           {"memory_read_bytes_per_second", report.bandwidth},
+          {"expert_bytes_per_token", report.experts.active},
+          {"expert_bytes_read", report.experts.read},
           {"results", rows}};
 }
 
@@ -233,6 +264,7 @@ void bench(const BenchOptions& options) {
   for (const int64_t depth : parse_counts(options.depths, "--depths")) {
     report.rows.push_back(runner.decode(depth));
   }
+  report.experts = runner.expert_traffic();
   if (options.json) {
     fmt::print("{}\n", to_json(options, context, report).dump(2));
   } else {

@@ -45,6 +45,20 @@ void ModelOptions::add_to(CLI::App& command) {
       ->check(CLI::Range(1, 1024));
   command.add_flag("--no-repack", no_repack,
                    "use mapped weights as they are (for files larger than memory)");
+  command
+      .add_option("--experts", experts,
+                  "weights of routed experts: copy them, leave them mapped, or copy while they fit "
+                  "into half of the free memory")
+      ->check(CLI::IsMember({"auto", "copy", "map"}))
+      ->capture_default_str();
+}
+
+model::LoadOptions ModelOptions::load_options() const {
+  model::LoadOptions options;
+  options.repack = !no_repack;
+  if (experts == "copy") options.experts = model::Residency::kCopied;
+  if (experts == "map") options.experts = model::Residency::kMapped;
+  return options;
 }
 
 void StateFlags::add_to(CLI::App& command) {

@@ -11,14 +11,15 @@
 
 namespace spb::cli {
 
-// MODEL, --threads, --no-repack.
+// MODEL, --threads, --no-repack, --experts.
 struct ModelOptions {
   std::string path;
   int threads = 0;
   bool no_repack = false;
+  std::string experts = "auto";
 
   void add_to(CLI::App& command);
-  model::LoadOptions load_options() const { return {!no_repack}; }
+  model::LoadOptions load_options() const;
 };
 
 // --context, --chunk, --cache-type.

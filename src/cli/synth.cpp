@@ -8,6 +8,7 @@
 #include "cli/options.h"
 #include "cli/write_progress.h"
 #include "convert/synthesize.h"
+#include "core/error.h"
 
 namespace spb::cli {
 namespace {
@@ -18,6 +19,7 @@ struct SynthOptions {
   convert::SynthesizeOptions options;
   std::string format = "q4_0";
   std::string embedding_format;
+  int64_t layers = 0;
 };
 
 void synth(SynthOptions& options) {
@@ -27,7 +29,12 @@ void synth(SynthOptions& options) {
         parse_weight_format(options.embedding_format, "--embedding-format");
   }
   Context context;
-  const model::ModelConfig config = model::preset(options.preset);
+  model::ModelConfig config = model::preset(options.preset);
+  if (options.layers > 0) {
+    check(options.layers <= config.num_layers(), "--layers: expected 1 to {}, got {}",
+          config.num_layers(), options.layers);
+    config.layers.resize(static_cast<size_t>(options.layers));
+  }
   WriteProgress progress;
   convert::synthesize(context, config, options.options, options.output,
                       [&](int64_t done, int64_t total) { progress.update(done, total); });
@@ -49,6 +56,9 @@ void add_synth(CLI::App& app) {
   command->add_option("--format", options->format, "weight format")->capture_default_str();
   command->add_option("--embedding-format", options->embedding_format,
                       "for the embedding table (default: q8_0 when --format is smaller)");
+  command->add_option("--layers", options->layers, "only the first N layers of the preset")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
   command->add_option("--seed", options->options.seed, "same seed, same weights")
       ->capture_default_str();
   command

@@ -32,6 +32,7 @@ MemoryUsage memory_usage() {
   for_each_line("/proc/self/status", [&](const char* line) {
     read_field(line, "VmRSS:", usage.resident);
     read_field(line, "RssAnon:", usage.anonymous);
+    read_field(line, "RssFile:", usage.file);
     read_field(line, "VmHWM:", usage.peak);
   });
   return usage;

@@ -8,6 +8,7 @@ namespace spb {
 struct MemoryUsage {
   int64_t resident = 0;   // pages in memory, mapped files included
   int64_t anonymous = 0;  // of these, private memory: weights that were copied, state, scratch
+  int64_t file = 0;       // of these, pages of mapped files
   int64_t peak = 0;       // largest resident size so far
 };
 

@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include <algorithm>
 #include <array>
 #include <unordered_set>
 
@@ -117,15 +118,12 @@ std::array<const Projection*, 12> projections(const Layer& layer) {
           &layer.dense.down, &layer.shared.gate, &layer.shared.up,  &layer.shared.down};
 }
 
-int64_t layer_bytes(const Layer& layer, const MoeConfig& moe) {
-  int64_t bytes = 0;
+int64_t layer_bytes(const Layer& layer) {
+  int64_t bytes = layer.experts.router.defined() ? layer.experts.router.bytes() : 0;
   for (const Projection* p : projections(layer)) {
     if (p->weight.defined()) bytes += p->weight.bytes();
   }
-  if (!layer.experts.router.defined()) return bytes;
-  int64_t routed = 0;
-  for (const ops::MatmulWeight& weight : layer.experts.weights) routed += weight.bytes();
-  return bytes + layer.experts.router.bytes() + routed / moe.num_experts * moe.experts_per_token;
+  return bytes;
 }
 
 bool copy_experts(const ModelConfig& config, const ModelWeights& weights, Residency residency) {
@@ -199,9 +197,34 @@ const io::GgufMetadata* Model::metadata() const {
 }
 
 int64_t Model::bytes_per_token() const {
-  int64_t bytes = head_.bytes();
-  for (const Layer& layer : layers_) bytes += layer_bytes(layer, config_.moe);
+  int64_t bytes = head_.bytes() + expert_bytes_per_token();
+  for (const Layer& layer : layers_) bytes += layer_bytes(layer);
   return bytes;
+}
+
+int64_t Model::expert_bytes_per_token() const {
+  int64_t routed = 0;
+  for (const Layer& layer : layers_) {
+    for (const ops::MatmulWeight& weight : layer.experts.weights) routed += weight.bytes();
+  }
+  return routed == 0 ? 0 : routed / config_.moe.num_experts * config_.moe.experts_per_token;
+}
+
+bool Model::experts_are_mapped() const {
+  return std::any_of(layers_.begin(), layers_.end(), [](const Layer& layer) {
+    return !layer.experts.weights.empty() && !layer.experts.weights[0].owns_memory();
+  });
+}
+
+void Model::drop_experts() const {
+  ModelWeights views = weights_;
+  std::unordered_set<const std::byte*> experts;
+  for_each_tensor(config_, views, [&](const TensorSlot& slot) {
+    if (slot.use == TensorUse::kExperts) experts.insert(slot.view->data());
+  });
+  for (const io::TensorEntry& entry : source_->tensors()) {
+    if (experts.contains(entry.view.data())) source_->drop(entry);
+  }
 }
 
 }  // namespace spb::model

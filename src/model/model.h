@@ -94,6 +94,10 @@ class Model {
 
   // Bytes of weights that one decoded token reads: of the routed experts only the chosen ones.
   int64_t bytes_per_token() const;
+  int64_t expert_bytes_per_token() const;  // the part of it in routed experts
+  bool experts_are_mapped() const;
+  // Takes the routed experts' pages out of memory; they are read again when touched.
+  void drop_experts() const;
 
  private:
   ModelConfig config_;
