@@ -250,6 +250,8 @@ TEST_P(Threshold, DeadZoneSilencesSmallCountsOnly) {
   const int32_t expected[] = {0, 0, 0, 0, 3, -3, 200};
   for (int32_t c = 0; c < 7; ++c) EXPECT_EQ(counts.count(0, c), expected[c]) << c;
   EXPECT_EQ(counts.out.active, (std::vector<int32_t>{4, 5, 6}));
+  settings.dead_zone = 1 << 23;
+  EXPECT_EQ(fire({8388608.0f, -8388609.0f}, settings).out.active, std::vector<int32_t>{1});
   settings.dead_zone = 200;
   EXPECT_TRUE(fire({150.0f, 200.0f, -200.0f}, settings).out.bursts.empty());
 }
