@@ -236,5 +236,28 @@ TEST_F(CliTest, InterruptEndsCleanlyWithWhatWasWritten) {
   EXPECT_EQ(text.back(), '\n');
 }
 
+TEST_F(CliTest, InspectDrawsAPublishedShapeWithoutAFile) {
+  const Outcome drawn = spb("inspect --preset spikingbrain-76b");
+  EXPECT_EQ(drawn.status, 0);
+  for (const char* line : {"76.06 B, 11.89 B active", "full          ......#......#......#......#",
+                           "experts       ...#.#.#.#.#################", "128 learned tokens"}) {
+    EXPECT_NE(drawn.out.find(line), std::string::npos) << line;
+  }
+  EXPECT_EQ(spb("inspect").status, 2);
+  EXPECT_EQ(spb("inspect --preset gpt-5").status, 2);
+}
+
+TEST_F(CliTest, UpcyclingSaysHowFarTheMixtureIsFromTheDenseModel) {
+  const std::string command = "convert " + model() + " -o " + file("moe.gguf") + " --force";
+  const Outcome upcycled = spb(command + " --experts 4 --format f32");
+  EXPECT_EQ(upcycled.status, 0) << upcycled.error;
+  EXPECT_NE(upcycled.out.find("against the dense model"), std::string::npos) << upcycled.out;
+  EXPECT_NE(upcycled.out.find("after 64 of 64 tokens"), std::string::npos) << upcycled.out;
+  EXPECT_EQ(spb("run " + file("moe.gguf") + " -p hello -n 3 --seed 1").status, 0);
+  const Outcome refused = spb(command + " --experts 4 --experts-per-token 5");
+  EXPECT_EQ(refused.status, 2) << refused.error;
+  EXPECT_NE(refused.error.find("experts per token"), std::string::npos) << refused.error;
+}
+
 }  // namespace
 }  // namespace spb

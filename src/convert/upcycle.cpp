@@ -47,9 +47,16 @@ Upcycling::Upcycling(const model::ModelConfig& dense, const model::ModelWeights&
         "upcycle: the model is a mixture of experts already");
   check(std::isfinite(settings.router_deviation) && settings.router_deviation > 0,
         "upcycle: router deviation: expected a number > 0, got {}", settings.router_deviation);
+  const model::MoeConfig& moe = settings.moe;
+  check(moe.num_experts >= 1, "upcycle: number of experts: expected at least 1, got {}",
+        moe.num_experts);
+  check(moe.experts_per_token >= 1 && moe.experts_per_token <= moe.num_experts,
+        "upcycle: experts per token: expected 1 to {}, got {}", moe.num_experts,
+        moe.experts_per_token);
+  check(moe.num_shared >= 0, "upcycle: shared experts: expected 0 or more, got {}", moe.num_shared);
   if (settings_.layers.empty()) settings_.layers = dense_layers(dense);
   check_layers(dense, settings_.layers);
-  config_.moe = settings.moe;
+  config_.moe = moe;
   config_.moe.expert_size = dense.intermediate_size;
   for (const int64_t layer : settings_.layers) {
     config_.layers[static_cast<size_t>(layer)].feed_forward = FeedForward::kMoe;
