@@ -1,5 +1,6 @@
 // matmul: checks its arguments and chooses the path. The other files of this folder:
-//   matmul_weight         preparation; matmul_pack interleaves blocks into cells (matmul_cells.h)
+//   matmul_weight         preparation; matmul_pack, matmul_pack_cpu_kernels interleave blocks into
+//                         cells (matmul_cells.h)
 //   matmul_cells          block formats x int8; matmul_cells_cpu_kernels, matmul_cell_codes.h
 //   matmul_tiles          bf16 tiles (AMX); matmul_expand_cpu_amx converts to tiles
 //                         (matmul_tiles.h), matmul_tiles_cpu_amx multiplies them

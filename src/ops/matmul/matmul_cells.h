@@ -3,7 +3,8 @@
 // A cell is 16 consecutive rows times 32 consecutive columns. Lane r of a vector belongs to row r:
 // a vector of codes holds four consecutive columns of 16 rows, and one broadcast quad of x serves
 // all of them, so that no horizontal sums are needed. A group is 16 rows: its cells follow each
-// other along K; groups follow each other along N, the last one padded with zero scales.
+// other along K; groups follow each other along N, the last one filled up with repeats of the last
+// row, whose results are dropped.
 //
 //   bytes of a cell, in this order
 //   codes    256 (4 to 6 bits): byte 64 j + 4 r + b holds the low four bits of column 4 j + b of
@@ -60,9 +61,26 @@ constexpr int64_t group_bytes(DType dtype, int64_t columns) {
   return cells * f.cell_bytes + (f.super_cells > 0 ? cells / f.super_cells * f.super_bytes : 0);
 }
 
-// Interleaves up to 16 rows of blocks into one group.
+// Interleaves up to 16 rows of blocks, at least one, into one group.
 void pack_group(DType dtype, const std::byte* rows, int64_t row_stride, int64_t row_count,
                 int64_t columns, std::byte* group);
+
+struct PackArgs {
+  const std::byte* rows[kGroupRows];
+  int64_t columns;
+  std::byte* group;
+};
+
+struct PackKernels {
+  void (*q8_0)(const PackArgs&);
+  void (*q4_0)(const PackArgs&);
+  void (*q4_1)(const PackArgs&);
+  void (*q5_0)(const PackArgs&);
+  void (*q5_1)(const PackArgs&);
+  void (*q4_k)(const PackArgs&);
+  void (*q5_k)(const PackArgs&);
+  void (*q6_k)(const PackArgs&);
+};
 
 // 32 columns of one row of x, quantised: x = d * q.
 struct XCell {
@@ -93,12 +111,15 @@ struct CellKernels {
 
 namespace isa_portable {
 extern const CellKernels kCellKernels;
-}
+extern const PackKernels kPackKernels;
+}  // namespace isa_portable
 namespace isa_avx2 {
 extern const CellKernels kCellKernels;
-}
+extern const PackKernels kPackKernels;
+}  // namespace isa_avx2
 namespace isa_avx512 {
 extern const CellKernels kCellKernels;
-}
+extern const PackKernels kPackKernels;
+}  // namespace isa_avx512
 
 }  // namespace spb::ops
