@@ -18,26 +18,34 @@ struct Codes {
   VecI q[8];
 };
 
+// From four vectors of nibbles: the low ones are columns 0 .. 15.
+inline Codes split_nibbles(const VecI* both) {
+  Codes c;
+  for (int j = 0; j < 4; ++j) {
+    c.q[j] = both[j] & 0x0f0f0f0f;
+    c.q[j + 4] = (both[j] >> 4) & 0x0f0f0f0f;
+  }
+  return c;
+}
+
+inline void add_fifth_bits(Codes& c, VecI high) {
+  for (int j = 0; j < 8; ++j) {
+    c.q[j] |= (j < 4 ? high << (4 - j) : high >> (j - 4)) & 0x10101010;
+  }
+}
+
 template <DType kDType>
 inline Codes load_codes(const std::byte* cell, int first_row) {
   constexpr int kBits = cell_format(kDType).bits;
-  Codes c;
   const std::byte* p = cell + 4 * first_row;
   if constexpr (kBits == 8) {
+    Codes c;
     for (int j = 0; j < 8; ++j) c.q[j] = load_int(p + 64 * j);
     return c;
   }
-  for (int j = 0; j < 4; ++j) {
-    const VecI both = load_int(p + 64 * j);
-    c.q[j] = both & 0x0f0f0f0f;
-    c.q[j + 4] = (both >> 4) & 0x0f0f0f0f;
-  }
-  if constexpr (kBits == 5) {
-    const VecI high = load_int(p + 256);
-    for (int j = 0; j < 8; ++j) {
-      c.q[j] |= (j < 4 ? high << (4 - j) : high >> (j - 4)) & 0x10101010;
-    }
-  }
+  const VecI both[] = {load_int(p), load_int(p + 64), load_int(p + 128), load_int(p + 192)};
+  Codes c = split_nibbles(both);
+  if constexpr (kBits == 5) add_fifth_bits(c, load_int(p + 256));
   if constexpr (kBits == 6) {
     for (int h = 0; h < 2; ++h) {
       const VecI high = load_int(p + 256 + 64 * h);

@@ -39,21 +39,56 @@ void quantize_rows(const PathArgs& args, int64_t begin, int64_t end, XCell* cell
   }
 }
 
+// Takes rows as they lie in a file; null where that is not worth its while.
+CellKernel row_kernel_for(DType dtype, int64_t tokens) {
+  if (tokens > kDirectTokens) return nullptr;
+  const CellKernels& k = kernels();
+  switch (dtype) {
+    case DType::kQ8_0: return k.rows_q8_0;
+    case DType::kQ4_0: return k.rows_q4_0;
+    case DType::kQ4_1: return k.rows_q4_1;
+    case DType::kQ5_0: return k.rows_q5_0;
+    case DType::kQ5_1: return k.rows_q5_1;
+    default: return nullptr;
+  }
+}
+
+void multiply_groups(const PathArgs& args, const GroupRange& range, const XCell* x,
+                     CellKernel kernel, const std::byte* groups, int64_t bytes) {
+  const MatmulWeight::Impl& weight = range.target->weight->impl();
+  const int64_t row = range.begin * kGroupRows;
+  kernel({.groups = groups,
+          .group_bytes = bytes,
+          .rows = std::min(range.end * kGroupRows, weight.rows) - row,
+          .cells = weight.columns / kCellColumns,
+          .x = x,
+          .tokens = args.tokens(),
+          .out = output_of(*range.target, row)});
+}
+
 void multiply_range(const PathArgs& args, const GroupRange& range, const XCell* x,
                     std::byte* scratch) {
   const MatmulWeight::Impl& weight = range.target->weight->impl();
   const CellKernel kernel = kernel_for(weight.dtype);
-  // Weights that are not kept interleaved are interleaved one group at a time.
-  const int64_t step = weight.source == nullptr ? range.end - range.begin : 1;
-  for (int64_t g = range.begin; g < range.end; g += step) {
-    const int64_t row = g * kGroupRows;
-    kernel({.groups = group_cells(weight, g, scratch),
-            .group_bytes = group_bytes(weight.dtype, weight.columns),
-            .rows = std::min(step * kGroupRows, weight.rows - row),
-            .cells = weight.columns / kCellColumns,
-            .x = x,
-            .tokens = args.tokens(),
-            .out = output_of(*range.target, row)});
+  const int64_t bytes = group_bytes(weight.dtype, weight.columns);
+  if (weight.source == nullptr) {
+    return multiply_groups(args, range, x, kernel, weight.owned.data() + range.begin * bytes,
+                           bytes);
+  }
+  // Rows that are not kept interleaved: whole groups directly, the others after packing each.
+  int64_t g = range.begin;
+  if (const CellKernel direct = row_kernel_for(weight.dtype, args.tokens())) {
+    const int64_t whole = std::min(range.end, weight.rows / kGroupRows);
+    const int64_t stride = kGroupRows * weight.row_stride;
+    if (g < whole) {
+      multiply_groups(args, {range.target, g, whole}, x, direct, weight.source + g * stride,
+                      stride);
+    }
+    g = std::max(g, whole);
+  }
+  for (; g < range.end; ++g) {
+    multiply_groups(args, {range.target, g, g + 1}, x, kernel, group_cells(weight, g, scratch),
+                    bytes);
   }
 }
 

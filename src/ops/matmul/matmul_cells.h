@@ -66,7 +66,9 @@ void pack_group(DType dtype, const std::byte* rows, int64_t row_stride, int64_t 
                 int64_t columns, std::byte* group);
 
 struct PackArgs {
-  const std::byte* rows[kGroupRows];
+  const std::byte* rows;
+  int64_t row_stride;
+  int64_t row_count;  // 1 .. 16
   int64_t columns;
   std::byte* group;
 };
@@ -103,10 +105,17 @@ struct CellArgs {
 // Each result is summed in the order of the cells whatever `tokens` is.
 using CellKernel = void (*)(const CellArgs&);
 
+// So many tokens share one rearrangement of rows that are not kept as cells; with more of them,
+// packing the rows first is quicker.
+inline constexpr int64_t kDirectTokens = 8;
+
 struct CellKernels {
   // x[columns] -> columns / 32 cells. NaN or infinity in a cell makes its d NaN.
   void (*quantize)(const float* x, int64_t columns, XCell* cells);
   CellKernel q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k;
+  // The same results from rows as they lie in a file: `groups` is the first row, `group_bytes`
+  // counts 16 of them, `rows` is a multiple of 16.
+  CellKernel rows_q8_0, rows_q4_0, rows_q4_1, rows_q5_0, rows_q5_1;
 };
 
 namespace isa_portable {

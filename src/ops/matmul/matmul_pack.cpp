@@ -1,6 +1,4 @@
 // Interleaving of block rows into cells: the choice of the kernel (matmul_pack_cpu_kernels.cpp).
-#include <algorithm>
-
 #include "core/error.h"
 #include "core/isa.h"
 #include "ops/matmul/matmul_cells.h"
@@ -28,11 +26,7 @@ void (*kernel_for(DType dtype))(const PackArgs&) {
 
 void pack_group(DType dtype, const std::byte* rows, int64_t row_stride, int64_t row_count,
                 int64_t columns, std::byte* group) {
-  PackArgs args{.rows = {}, .columns = columns, .group = group};
-  for (int64_t r = 0; r < kGroupRows; ++r) {
-    args.rows[r] = rows + std::min(r, row_count - 1) * row_stride;
-  }
-  kernel_for(dtype)(args);
+  kernel_for(dtype)({rows, row_stride, row_count, columns, group});
 }
 
 }  // namespace spb::ops
