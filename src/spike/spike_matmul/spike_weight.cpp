@@ -91,30 +91,43 @@ void pack_cells(Context& context, const SpikeWeightSource& source, SpikeWeight::
   });
 }
 
-// Rows and channels that do not exist keep byte 0, which stands for code -128; such rows have
-// scale 0, such channels never fire.
-void pack_band_row(const SpikeWeightSource& source, int64_t n, std::byte* group) {
-  const auto* codes = source.codes.row_as<int8_t>(n);
-  const auto* scales = source.scales.row_as<float>(n);
-  const int64_t lane = n % kBandRows;
-  for (int64_t g = 0; g < groups_of(source); ++g, group += kBandGroupBytes) {
-    const int64_t first = g * kScaleGroup;
-    const int64_t columns = std::min(kScaleGroup, source.codes.shape()[1] - first);
-    for (int64_t c = 0; c < columns; ++c) {
-      group[kBandRows * c + lane] = static_cast<std::byte>(codes[first + c] + 128);
+// Codes of up to kTurnRows rows of one group, turned so that a channel's lie together. Rows and
+// channels that do not exist get code 0.
+constexpr int64_t kTurnRows = 64;
+
+void turn_codes(const SpikeWeightSource& source, int64_t row, int64_t group, std::byte* out) {
+  int8_t codes[kTurnRows][kScaleGroup] = {};
+  const int64_t first = group * kScaleGroup;
+  const int64_t columns = std::min(kScaleGroup, source.codes.shape()[1] - first);
+  const int64_t rows = std::min(kTurnRows, source.codes.shape()[0] - row);
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy(codes[r], source.codes.row_as<int8_t>(row + r) + first,
+                static_cast<size_t>(columns));
+  }
+  for (int64_t c = 0; c < kScaleGroup; ++c) {
+    for (int64_t r = 0; r < kTurnRows; ++r) {
+      out[kBandRows * c + r] = static_cast<std::byte>(codes[r][c] + 128);
     }
-    std::memcpy(group + kBandCodeBytes + 4 * lane, scales + g, 4);
   }
 }
 
 void pack_bands(Context& context, const SpikeWeightSource& source, SpikeWeight::Impl& impl) {
-  const int64_t band_bytes = impl.groups() * kBandGroupBytes;
-  impl.bands = Buffer(impl.band_count() * band_bytes);
-  context.pool().parallel_for(impl.rows, kBandRows, [&](int64_t begin, int64_t end, int) {
-    for (int64_t n = begin; n < end; ++n) {
-      pack_band_row(source, n, impl.bands.data() + n / kBandRows * band_bytes);
-    }
-  });
+  impl.bands = Buffer(impl.band_count() * impl.groups() * kBandGroupBytes);
+  context.pool().parallel_for(impl.band_count() * impl.groups(), 1,
+                              [&](int64_t begin, int64_t end, int) {
+                                for (int64_t i = begin; i < end; ++i) {
+                                  std::byte* out = impl.bands.data() + i * kBandGroupBytes;
+                                  const int64_t row = i / impl.groups() * kBandRows;
+                                  const int64_t group = i % impl.groups();
+                                  const int64_t rows = std::min(kBandRows, impl.rows - row);
+                                  for (int64_t r = 0; r < rows; r += kTurnRows)
+                                    turn_codes(source, row + r, group, out + r);
+                                  auto* scales = reinterpret_cast<float*>(out + kBandCodeBytes);
+                                  for (int64_t r = 0; r < rows; ++r) {
+                                    scales[r] = source.scales.row_as<float>(row + r)[group];
+                                  }
+                                }
+                              });
 }
 
 // Entries that hold an excess.
