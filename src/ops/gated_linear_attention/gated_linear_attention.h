@@ -21,9 +21,9 @@
 // sub-chunk I with an earlier J anchors both factors at the first row of I, so that no exponent is
 // ever positive and nothing overflows whatever the gates are. Differences of cumulative gates are
 // summed directly over the tokens between, never subtracted: a strong gate would swallow weak ones.
-// State and sums are f32. Tolerance of both forms: 1e-5 of the largest |o|; the states agree to
-// 1e-5 too. A token that is not a number spoils itself and what follows, nothing before it.
-// Results do not depend on the number of threads.
+// State and sums are f32; numbers below the smallest normal one may count as 0. Tolerance of both
+// forms: 1e-5 of the largest |o|; the states agree to 1e-5 too. A token that is not a number spoils
+// itself and what follows, nothing before it. Results do not depend on the number of threads.
 // Source: Yang et al. 2024, "Gated Linear Attention Transformers with Hardware-Efficient Training".
 #pragma once
 

@@ -2,7 +2,8 @@
 // multiplications and additions per second for prompts (those of the recurrence, whatever form
 // runs: 3 per element of the state, and 2 per element and query head).
 //
-// Arguments: tokens, query heads, kv heads, key_dim = value_dim.
+// Arguments: tokens, query heads, kv heads, key_dim = value_dim, gates: 0 for weak ones of their
+// own, else tied ones of projections up to that magnitude.
 #include "ops/gated_linear_attention/gated_linear_attention.h"
 
 #include <benchmark/benchmark.h>
@@ -20,7 +21,7 @@ struct Problem {
   Tensor q, k, v, g, state, o;
   GatedLinearAttentionArgs args;
 
-  Problem(const benchmark::State& run, GatedLinearAttentionForm form) {
+  Problem(Context& context, const benchmark::State& run, GatedLinearAttentionForm form) {
     const int64_t tokens = run.range(0);
     const int64_t heads = run.range(1);
     const int64_t kv_heads = run.range(2);
@@ -40,6 +41,11 @@ struct Problem {
     fill(k, 0, 1);
     fill(v, -1, 1);
     fill(g, -0.1f, 0);
+    if (run.range(4) > 0) {
+      const auto magnitude = static_cast<float>(run.range(4));
+      fill(k, -magnitude, magnitude);
+      gated_linear_attention_inputs(context, {q, k, g, 16.0f, FeatureMap::kSigmoid, true});
+    }
     fill(state, -1, 1);
     args = {q, k, v, g, state, o, 1.0f / std::sqrt(static_cast<float>(dim)), form};
   }
@@ -69,7 +75,7 @@ struct Problem {
 
 void measure(benchmark::State& run, GatedLinearAttentionForm form) {
   Context context;
-  Problem problem(run, form);
+  Problem problem(context, run, form);
   if (!problem.verify(context)) return run.SkipWithError("differs from the reference");
   for (auto _ : run) gated_linear_attention(context, problem.args);
   const auto state_elements = static_cast<double>(problem.state.shape().elements());
@@ -90,9 +96,14 @@ void chunked(benchmark::State& run) { measure(run, GatedLinearAttentionForm::kCh
 // SpikingBrain-7B: 28 query heads, 4 kv heads, 128. SpikingBrain-1B: 32, 8, 64.
 void shapes(benchmark::internal::Benchmark* bench) {
   for (const int64_t tokens : {1, 8, 16, 32, 64, 512}) {
-    bench->Args({tokens, 28, 4, 128});
-    bench->Args({tokens, 32, 8, 64});
-    bench->Args({tokens, 8, 8, 128});
+    bench->Args({tokens, 28, 4, 128, 0});
+    bench->Args({tokens, 32, 8, 64, 0});
+    bench->Args({tokens, 8, 8, 128, 0});
+  }
+  for (const int64_t magnitude : {2, 10, 100}) {
+    bench->Args({1, 28, 4, 128, magnitude});
+    bench->Args({512, 28, 4, 128, magnitude});
+    bench->Args({512, 8, 8, 128, magnitude});
   }
   bench->UseRealTime()->Unit(benchmark::kMicrosecond);
 }

@@ -1,4 +1,5 @@
 #include "core/simd/product.h"
+#include "core/simd/subnormals.h"
 #include "core/simd/transpose.h"
 #include "ops/gated_linear_attention/gated_linear_attention_gate.h"
 #include "ops/gated_linear_attention/gated_linear_attention_kernels.h"
@@ -16,6 +17,7 @@ using ops::kSubChunk;
 // difference of cumulative gates would lose the small ones behind a large one.
 
 void advance(const GatedTokens& tokens, int64_t channel, float* state, float* keys) {
+  const FlushSubnormals flush;
   const int64_t left = tokens.key_dim - channel;
   const int64_t channels = left < kChannelTile ? left : kChannelTile;
   float decay[kChannelTile];
@@ -194,6 +196,7 @@ void add_weighted_values(const GatedTokens& tokens, const float* weights, int64_
 }
 
 void read_chunk(const GatedTokens& tokens, const float* state, float* memory) {
+  const FlushSubnormals flush;
   const ChunkScratch scratch(tokens, memory);
   const int64_t group = tokens.group;
   accumulate_gates(tokens, scratch);

@@ -1,4 +1,5 @@
 #include "core/simd/product.h"
+#include "core/simd/subnormals.h"
 #include "ops/gated_linear_attention/gated_linear_attention_gate.h"
 #include "ops/gated_linear_attention/gated_linear_attention_kernels.h"
 
@@ -81,6 +82,7 @@ int64_t step_columns(const GatedTokens& tokens, int64_t token, int64_t column, i
 
 void recur(const GatedTokens& tokens, int64_t first_column, int64_t columns, float* state,
            float* decay) {
+  const FlushSubnormals flush;
   for (int64_t t = 0; t < tokens.tokens; ++t) {
     for (int64_t c = 0; c < tokens.key_dim; c += kLanes) {
       const float* g = tokens.g + t * tokens.k_stride + c;
