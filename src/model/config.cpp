@@ -68,7 +68,7 @@ void check_linear(const ModelConfig& config, const std::string& source) {
              "{}: tied gate: expected the feature map sigmoid, got {}", source,
              name(config.feature_map));
   if (config.tied_gate) return;
-  check_range(source, "gate rank", config.gate_low_rank, 1, 1 << 16);
+  check_range(source, "gate rank", config.gate_low_rank, 0, 1 << 16);
   check_number(source, "gate logit normalizer", config.gate_logit_normalizer, 1e-3, 1e6);
 }
 
@@ -145,6 +145,7 @@ void check_config(const ModelConfig& config, const std::string& source) {
   }
   if (config.layers_with(Mixer::kLinear) > 0) check_linear(config, source);
   if (config.layers_with(FeedForward::kMoe) > 0) check_moe(config, source);
+  if (config.spikes) check_number(source, "spike k", config.spikes->k, 1e-3, 1e6);
 }
 
 }  // namespace spb::model

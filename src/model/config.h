@@ -65,6 +65,14 @@ struct MoeConfig {
   bool operator==(const MoeConfig&) const = default;
 };
 
+// W8ASpike: the inputs of projections become spike counts, their weights 8-bit codes, keys and
+// values 8-bit numbers. Embeddings, head, norms, recurrent states and routed experts do not.
+struct SpikeConfig {
+  double k = 3.0;  // a channel fires round(x / (mean |x| / k)) times
+
+  bool operator==(const SpikeConfig&) const = default;
+};
+
 struct ModelConfig {
   std::string name;          // for people; may be empty
   std::string architecture;  // where it came from: "spikingbrain", "qwen2", "llama"
@@ -105,8 +113,10 @@ struct ModelConfig {
   // Linear mixers.
   ops::FeatureMap feature_map = ops::FeatureMap::kRelu;
   bool tied_gate = false;  // decay 1 - key of a sigmoid feature map, instead of a gate of its own
-  int64_t gate_low_rank = 16;
+  int64_t gate_low_rank = 16;  // 0: one full matrix, as spiking models have it
   double gate_logit_normalizer = 16.0;
+
+  std::optional<SpikeConfig> spikes;
 
   int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
   const LayerConfig& layer(int64_t index) const { return layers[static_cast<size_t>(index)]; }

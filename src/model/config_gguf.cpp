@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "spike/spike_matmul/spike_weight.h"
 
 namespace spb::model {
 namespace {
@@ -161,11 +162,22 @@ void read_linear(const io::GgufFile& file, const Keys& keys, ModelConfig& config
   config.gate_logit_normalizer = keys.number_or("linear_attention.gate_logit_normalizer", 16.0);
 }
 
+void read_spikes(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
+  const std::string coding = keys.text("spike.coding").value_or("");
+  check_data(coding == "w8aspike", "{}: {}: expected w8aspike, got '{}'", file.path(),
+             keys.full("spike.coding"), printable(coding));
+  const int64_t group = keys.integer("spike.group_size");
+  check_data(group == spike::kScaleGroup, "{}: {}: expected {}, got {}", file.path(),
+             keys.full("spike.group_size"), spike::kScaleGroup, group);
+  config.spikes = SpikeConfig{keys.number_or("spike.k", 3.0)};
+}
+
 void read_ours(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
   read_layers(file, keys, config);
   read_linear(file, keys, config);
   if (config.layers_with(FeedForward::kMoe) > 0) read_moe(file, keys, config);
   if (config.any_parallel()) read_branches(file, keys, config);
+  if (keys.text("spike.coding").has_value()) read_spikes(file, keys, config);
   config.sink_tokens = keys.integer_or("attention.sink_count", 0);
   config.window_size = keys.integer_or("attention.sliding_window", 0);
   config.window_inclusive_extra =
@@ -271,13 +283,18 @@ void write_branches(const ModelConfig& config, const std::string& prefix,
 bool is_plain_transformer(const ModelConfig& config) {
   return config.layers_with(Mixer::kFull) == config.num_layers() && !config.any_parallel() &&
          config.layers_with(FeedForward::kDense) == config.num_layers() &&
-         config.sink_tokens == 0 && !config.rope_scaling;
+         config.sink_tokens == 0 && !config.spikes && !config.rope_scaling;
 }
 
 void write_ours(const ModelConfig& config, const std::string& prefix, io::GgufMetadata& metadata) {
   write_layers(config, prefix, metadata);
   if (config.layers_with(FeedForward::kMoe) > 0) write_moe(config.moe, prefix, metadata);
   if (config.any_parallel()) write_branches(config, prefix, metadata);
+  if (config.spikes) {
+    metadata.set(prefix + "spike.coding", std::string("w8aspike"));
+    metadata.set(prefix + "spike.group_size", spike::kScaleGroup);
+    metadata.set(prefix + "spike.k", config.spikes->k);
+  }
   if (config.sink_tokens > 0) metadata.set(prefix + "attention.sink_count", config.sink_tokens);
   metadata.set(prefix + "rope.pairs", config.rope_pairs == ops::RopePairs::kHalf
                                           ? std::string("half")

@@ -1,5 +1,6 @@
 #include "model/config_hugging_face.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/error.h"
@@ -163,6 +164,14 @@ HuggingFaceConfig config_from_hugging_face(const std::string& folder,
   config.tied_embeddings =
       fields.flag_or("tie_word_embeddings", false) || source.find("lm_head.weight") == nullptr;
   const bool hybrid = found.naming == Naming::kHuggingFaceHybrid;
+  // Published spiking checkpoints carry a scale for every group of weights, and one full gate.
+  const auto& tensors = source.tensors();
+  if (std::any_of(tensors.begin(), tensors.end(), [](const io::TensorEntry& entry) {
+        return entry.name.ends_with(".weight_quantizer.scales");
+      })) {
+    config.spikes = SpikeConfig{};
+    config.gate_low_rank = 0;
+  }
   config.qkv_bias = source.find(hybrid ? "model.layers.0.attn.q_proj.bias"
                                        : "model.layers.0.self_attn.q_proj.bias") != nullptr;
   check_config(config, file);

@@ -79,7 +79,8 @@ TEST(CheckConfig, NamesTheFieldThatIsWrong) {
       {"tied gate", [](ModelConfig& c) { c.tied_gate = true; }},
       {"epsilon", [](ModelConfig& c) { c.norm_eps = NAN; }},
       {"theta", [](ModelConfig& c) { c.rope_theta = -1; }},
-      {"gate rank", [](ModelConfig& c) { c.gate_low_rank = 0; }},
+      {"gate rank", [](ModelConfig& c) { c.gate_low_rank = -1; }},
+      {"spike k", [](ModelConfig& c) { c.spikes = SpikeConfig{NAN}; }},
       {"normalizer", [](ModelConfig& c) { c.gate_logit_normalizer = 0; }},
   };
   for (const auto& [field, spoil] : cases) {

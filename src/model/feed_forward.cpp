@@ -21,7 +21,7 @@ TensorView ForwardPass::add_and_norm(Batch& batch, const Tensor& weight) {
   return normed;
 }
 
-void ForwardPass::project(ConstTensorView x, std::initializer_list<Output> outputs) {
+void ForwardPass::project_dense(ConstTensorView x, std::initializer_list<Output> outputs) {
   std::vector<ops::MatmulTarget> targets;
   for (const Output& output : outputs) {
     const ConstTensorView bias = output.projection->bias.defined()
@@ -34,29 +34,31 @@ void ForwardPass::project(ConstTensorView x, std::initializer_list<Output> outpu
 
 void ForwardPass::finish_layer(int64_t index, ConstTensorView mixed, Batch& batch) {
   const Layer& layer = model_.layer(index);
-  project(mixed, {{&layer.o, batch.delta}});
+  project({index, Site::kMixerOutput}, mixed, {{&layer.o, batch.delta}});
   if (layer.config.feed_forward == FeedForward::kNone) return;
   const TensorView normed = add_and_norm(batch, layer.mlp_norm);
   if (layer.config.feed_forward == FeedForward::kDense) {
-    run_network(layer.dense, normed, batch.delta);
+    run_network(index, layer.dense, normed, batch.delta);
   } else {
-    run_experts(layer, normed, batch.delta);
+    run_experts(index, normed, batch.delta);
   }
 }
 
-void ForwardPass::run_network(const Network& network, ConstTensorView x, TensorView y) {
+void ForwardPass::run_network(int64_t index, const Network& network, ConstTensorView x,
+                              TensorView y) {
   const int64_t count = x.shape()[0];
-  const TensorView gate = rows(count, network.gate.weight.rows());
-  const TensorView up = rows(count, network.up.weight.rows());
-  project(x, {{&network.gate, gate}, {&network.up, up}});
+  const TensorView gate = rows(count, network.gate.rows());
+  const TensorView up = rows(count, network.up.rows());
+  project({index, Site::kFeedForwardInput}, x, {{&network.gate, gate}, {&network.up, up}});
   ops::swiglu(context_, {gate, up, gate});
-  project(gate, {{&network.down, y}});
+  project({index, Site::kFeedForwardOutput}, gate, {{&network.down, y}});
 }
 
 // y = shared experts + sum over the chosen experts of p_e E_e(x)
-void ForwardPass::run_experts(const Layer& layer, ConstTensorView x, TensorView y) {
+void ForwardPass::run_experts(int64_t index, ConstTensorView x, TensorView y) {
+  const Layer& layer = model_.layer(index);
   if (layer.shared.defined()) {
-    run_network(layer.shared, x, y);
+    run_network(index, layer.shared, x, y);
   } else {
     std::memset(y.data(), 0, static_cast<size_t>(y.bytes()));
   }

@@ -22,8 +22,8 @@ int64_t wanted_rows(const SequenceSlice& slice) {
 // One run of the model over the rows of all slices.
 class TextPass {
  public:
-  TextPass(Context& context, const Model& model)
-      : context_(context), model_(model), pass_(context, model) {}
+  TextPass(Context& context, const Model& model, const ForwardHooks& hooks)
+      : context_(context), model_(model), pass_(context, model, hooks) {}
 
   void run(std::span<const SequenceSlice> slices, TensorView logits) {
     const Arena::Scope scope(context_.arena());
@@ -112,9 +112,9 @@ int64_t logits_rows(std::span<const SequenceSlice> slices) {
 }
 
 void forward(Context& context, const Model& model, std::span<const SequenceSlice> slices,
-             TensorView logits) {
+             TensorView logits, const ForwardHooks& hooks) {
   check_slices(model, slices, logits);
-  TextPass(context, model).run(slices, logits);
+  TextPass(context, model, hooks).run(slices, logits);
   for (const SequenceSlice& slice : slices) {
     slice.state->advance(static_cast<int64_t>(slice.tokens.size()));
   }

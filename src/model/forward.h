@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <span>
 
+#include "model/activity.h"
 #include "model/model.h"
 #include "model/state.h"
 
@@ -30,6 +31,6 @@ int64_t logits_rows(std::span<const SequenceSlice> slices);
 // for. Usage error when a token is out of range or a state has no room; the states are then
 // unchanged.
 void forward(Context& context, const Model& model, std::span<const SequenceSlice> slices,
-             TensorView logits);
+             TensorView logits, const ForwardHooks& hooks = {});
 
 }  // namespace spb::model

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "model/activity.h"
 #include "model/model.h"
 #include "model/state.h"
 
@@ -32,8 +33,12 @@ struct Batch {
 
 class ForwardPass {
  public:
-  ForwardPass(Context& context, const Model& model)
-      : context_(context), arena_(context.arena()), model_(model), config_(model.config()) {}
+  ForwardPass(Context& context, const Model& model, const ForwardHooks& hooks)
+      : context_(context),
+        arena_(context.arena()),
+        model_(model),
+        config_(model.config()),
+        hooks_(hooks) {}
 
   // residual = 0, delta = room for `rows` rows.
   void start(Batch& batch, int64_t rows);
@@ -62,21 +67,35 @@ class ForwardPass {
     TensorView gate;     // [N, kv_size]; undefined without linear mixers
   };
 
-  void project(ConstTensorView x, std::initializer_list<Output> outputs);
+  // Where a product stands, for observers and messages.
+  struct Place {
+    int64_t layer;
+    Site site;
+  };
+
+  void project(Place place, ConstTensorView x, std::initializer_list<Output> outputs);
+  void project_dense(ConstTensorView x, std::initializer_list<Output> outputs);
+  void project_codes(Place place, const spike::SpikeCounts& counts,
+                     std::initializer_list<Output> outputs);
+  void verify_spikes(Place place, const spike::SpikeCounts& counts, const Output& output);
+  // The counts of x, shown to the observer.
+  spike::SpikeCounts fire(Place place, ConstTensorView x);
+
   TensorView copy(TensorView matrix);
 
-  Heads project_heads(const Layer& layer, ConstTensorView normed);
+  Heads project_heads(int64_t index, ConstTensorView normed);
   TensorView mix_branches(const Layer& layer, int64_t index, const Heads& heads,
                           const Batch& batch);
   void mix_softmax(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
   void mix_linear(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
   void attend(const Heads& heads, int64_t index, size_t branch, const Segment& segment, bool sinks);
   void rotate(TensorView heads, const Batch& batch);
+  void fire_queries(int64_t index, TensorView q);
   // sum = or += the normalized heads of `from`.
   void add_normalized(const Tensor& weight, TensorView from, TensorView sum, bool add);
 
-  void run_network(const Network& network, ConstTensorView x, TensorView y);
-  void run_experts(const Layer& layer, ConstTensorView x, TensorView y);
+  void run_network(int64_t index, const Network& network, ConstTensorView x, TensorView y);
+  void run_experts(int64_t index, ConstTensorView x, TensorView y);
   ops::MoeChoices choose_experts(const Experts& experts, ConstTensorView x);
 
   float norm_eps() const { return static_cast<float>(config_.norm_eps); }
@@ -86,6 +105,7 @@ class ForwardPass {
   Arena& arena_;
   const Model& model_;
   const ModelConfig& config_;
+  const ForwardHooks& hooks_;
 };
 
 }  // namespace spb::model

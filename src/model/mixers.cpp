@@ -7,6 +7,7 @@
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope/rope.h"
 #include "ops/softmax_attention/softmax_attention.h"
+#include "spike/threshold/spike_values.h"
 
 namespace spb::model {
 namespace {
@@ -21,25 +22,29 @@ TensorView heads_of(TensorView matrix, const Segment& segment, int64_t head_dim)
 
 TensorView ForwardPass::mix(int64_t index, Batch& batch) {
   const Layer& layer = model_.layer(index);
-  const Heads heads = project_heads(layer, add_and_norm(batch, layer.attn_norm));
+  const Heads heads = project_heads(index, add_and_norm(batch, layer.attn_norm));
   return mix_branches(layer, index, heads, batch);
 }
 
-ForwardPass::Heads ForwardPass::project_heads(const Layer& layer, ConstTensorView normed) {
+ForwardPass::Heads ForwardPass::project_heads(int64_t index, ConstTensorView normed) {
+  const Layer& layer = model_.layer(index);
+  const Place place{index, Site::kMixerInput};
   const int64_t count = normed.shape()[0];
   Heads heads{rows(count, config_.query_size()), rows(count, config_.kv_size()),
               rows(count, config_.kv_size()), TensorView()};
   if (layer.config.has(Mixer::kLinear)) heads.gate = rows(count, config_.kv_size());
-  if (!layer.gate_down.weight.defined()) {
-    project(normed, {{&layer.q, heads.q}, {&layer.k, heads.k}, {&layer.v, heads.v}});
-    return heads;
+  const Output q{&layer.q, heads.q};
+  const Output k{&layer.k, heads.k};
+  const Output v{&layer.v, heads.v};
+  if (layer.gate.defined()) {
+    project(place, normed, {q, k, v, {&layer.gate, heads.gate}});
+  } else if (layer.gate_down.defined()) {
+    const TensorView low_rank = rows(count, config_.gate_low_rank);
+    project(place, normed, {q, k, v, {&layer.gate_down, low_rank}});
+    project_dense(low_rank, {{&layer.gate_up, heads.gate}});
+  } else {
+    project(place, normed, {q, k, v});
   }
-  const TensorView low_rank = rows(count, config_.gate_low_rank);
-  project(normed, {{&layer.q, heads.q},
-                   {&layer.k, heads.k},
-                   {&layer.v, heads.v},
-                   {&layer.gate_down, low_rank}});
-  project(low_rank, {{&layer.gate_up, heads.gate}});
   return heads;
 }
 
@@ -82,6 +87,7 @@ void ForwardPass::mix_softmax(const Heads& heads, int64_t index, size_t branch,
     rotate(heads_of(heads.q, all, config_.head_dim), batch);
     rotate(heads_of(heads.k, all, config_.head_dim), batch);
   }
+  if (config_.spikes) fire_queries(index, heads.q);
   for (const Segment& segment : batch.segments) {
     attend(heads, index, branch, segment, batch.sinks);
   }
@@ -90,6 +96,12 @@ void ForwardPass::mix_softmax(const Heads& heads, int64_t index, size_t branch,
 void ForwardPass::rotate(TensorView heads, const Batch& batch) {
   ops::rope(context_, {heads, batch.positions, model_.rope_factors(), config_.rope_theta,
                        config_.rope_pairs});
+}
+
+void ForwardPass::fire_queries(int64_t index, TensorView q) {
+  const Arena::Scope scope(arena_);
+  const TensorView per_head = q.reshaped(Shape{q.shape()[0] * config_.num_heads, config_.head_dim});
+  spike::spike_values(context_, fire({index, Site::kQuery}, per_head), per_head);
 }
 
 void ForwardPass::attend(const Heads& heads, int64_t index, size_t branch, const Segment& segment,

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/memory_usage.h"
 #include "model/open_model.h"
+#include "model/projection_codes.h"
 #include "model/sinks.h"
 
 namespace spb::model {
@@ -23,7 +24,11 @@ Tensor widened(ConstTensorView view) {
 class LayerBuilder {
  public:
   LayerBuilder(Context& context, const ModelConfig& config, const LoadOptions& options)
-      : context_(context), config_(config), repack_(options.repack) {}
+      : context_(context),
+        config_(config),
+        repack_(options.repack),
+        profile_(options.profile),
+        event_driven_(options.event_driven) {}
 
   void copy_experts(bool copy) { copy_experts_ = copy; }
 
@@ -37,6 +42,7 @@ class LayerBuilder {
     layer.o = projection(w.o);
     layer.gate_down = projection(w.gate_down);
     layer.gate_up = projection(w.gate_up);
+    layer.gate = projection(w.gate);
     add_head_norms(w, layer);
     layer.mlp_norm = widened(w.mlp_norm);
     layer.dense = network(w.dense);
@@ -61,11 +67,37 @@ class LayerBuilder {
  private:
   Projection projection(const LinearWeights& w) {
     if (!w.weight.defined()) return {};
-    return {prepare(w.weight), widened(w.bias)};
+    return w.scales.defined() ? coded(w) : dense(w);
+  }
+
+  Projection dense(const LinearWeights& w) {
+    Projection out;
+    if (!w.weight.defined()) return out;
+    out.weight = prepare(w.weight);
+    out.bias = widened(w.bias);
+    return out;
+  }
+
+  Projection coded(const LinearWeights& w) {
+    Projection out;
+    out.bias = widened(w.bias);
+    out.spikes = true;
+    const ProjectionCodes codes(context_, w);
+    if (profile_ == SpikeProfile::kReference) {
+      out.dense = codes.values(context_);
+      out.weight = ops::prepare_matmul_weight(context_, out.dense, false);
+    } else {
+      out.codes = spike::prepare_spike_weight(
+          context_, codes.source(), {.channel_major = event_driven_, .short_last_group = true});
+    }
+    copied_.insert(w.weight.data());
+    return out;
   }
 
   Network network(const NetworkWeights& w) {
-    return {projection(w.gate), projection(w.up), projection(w.down)};
+    const bool spiking = config_.spikes && profile_ == SpikeProfile::kReport;
+    return {projection(w.gate), projection(w.up),
+            spiking && w.down.weight.defined() ? coded(w.down) : dense(w.down)};
   }
 
   // A branch's weight times its normalized heads is a norm whose weight is multiplied by it.
@@ -106,22 +138,25 @@ class LayerBuilder {
   Context& context_;
   const ModelConfig& config_;
   bool repack_;
+  SpikeProfile profile_;
+  bool event_driven_;
   bool copy_experts_ = false;
   std::unordered_set<const std::byte*> copied_;
 };
 
 // The matrix products of a layer that every token takes part in; those it has no use for are
 // undefined.
-std::array<const Projection*, 12> projections(const Layer& layer) {
-  return {&layer.q,          &layer.k,           &layer.v,          &layer.o,
-          &layer.gate_down,  &layer.gate_up,     &layer.dense.gate, &layer.dense.up,
-          &layer.dense.down, &layer.shared.gate, &layer.shared.up,  &layer.shared.down};
+std::array<const Projection*, 13> projections(const Layer& layer) {
+  return {&layer.gate,       &layer.q,          &layer.k,           &layer.v,
+          &layer.o,          &layer.gate_down,  &layer.gate_up,     &layer.dense.gate,
+          &layer.dense.up,   &layer.dense.down, &layer.shared.gate, &layer.shared.up,
+          &layer.shared.down};
 }
 
 int64_t layer_bytes(const Layer& layer) {
   int64_t bytes = layer.experts.router.defined() ? layer.experts.router.bytes() : 0;
   for (const Projection* p : projections(layer)) {
-    if (p->weight.defined()) bytes += p->weight.bytes();
+    if (p->defined()) bytes += p->bytes();
   }
   return bytes;
 }
@@ -166,7 +201,10 @@ std::unique_ptr<Model> Model::load(Context& context, const std::string& path,
 
 Model::Model(Context& context, ModelConfig config, ModelWeights weights,
              std::shared_ptr<const io::TensorSource> source, const LoadOptions& options)
-    : config_(std::move(config)), weights_(std::move(weights)), source_(std::move(source)) {
+    : config_(std::move(config)),
+      profile_(options.profile),
+      weights_(std::move(weights)),
+      source_(std::move(source)) {
   LayerBuilder builder(context, config_, options);
   builder.copy_experts(copy_experts(config_, weights_, options.experts));
   for (size_t i = 0; i < config_.layers.size(); ++i) {

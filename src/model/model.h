@@ -14,19 +14,29 @@
 #include "model/config.h"
 #include "model/weights.h"
 #include "ops/matmul/matmul.h"
+#include "spike/spike_matmul/spike_matmul.h"
 
 namespace spb::model {
 
-// A matrix product with its bias, widened to f32.
+// A matrix product with its bias, widened to f32. With spikes its input is turned into spike counts
+// first; then either `codes` is defined, for integer products, or `weight`, for products of the
+// values that counts and codes stand for.
 struct Projection {
   ops::MatmulWeight weight;
-  Tensor bias;  // undefined when there is none
+  spike::SpikeWeight codes;
+  Tensor bias;   // undefined when there is none
+  Tensor dense;  // what `weight` refers to, where no file has it
+  bool spikes = false;
+
+  bool defined() const { return weight.defined() || codes.defined(); }
+  int64_t rows() const { return codes.defined() ? codes.rows() : weight.rows(); }
+  int64_t bytes() const { return codes.defined() ? codes.bytes() : weight.bytes(); }
 };
 
 // A SwiGLU network.
 struct Network {
   Projection gate, up, down;
-  bool defined() const { return gate.weight.defined(); }
+  bool defined() const { return gate.defined(); }
 };
 
 // Routed experts, one MatmulWeight each, and the pointers that grouped_matmul takes.
@@ -40,7 +50,8 @@ struct Layer {
   LayerConfig config;
   Tensor attn_norm;
   Projection q, k, v, o;
-  Projection gate_down, gate_up;  // linear mixers with a gate of their own
+  Projection gate_down, gate_up;  // linear mixers with a low-rank gate
+  Projection gate;                // or with a full one
   // Norms of every head's output by kind of mixer, branch weights included; undefined where the
   // mixer's output is used as it is.
   std::array<Tensor, kMixerKinds> head_norms;
@@ -56,11 +67,20 @@ enum class Residency {
   kMapped,  // read from the file: memory follows the experts in use
 };
 
+// How a spiking model is executed; docs/spiking.md compares them.
+enum class SpikeProfile {
+  kExactInteger,  // integer products of counts and codes
+  kReference,     // products of the values they stand for, as the published code does
+  kReport,        // integer, and the outputs of feed-forward networks are spikes too
+};
+
 struct LoadOptions {
   // Copy block-quantised weights into the layout that decodes fastest. Off: use the mapped file as
   // it is, for models larger than memory.
   bool repack = true;
   Residency experts = Residency::kAutomatic;  // without repack always mapped
+  SpikeProfile profile = SpikeProfile::kExactInteger;
+  bool event_driven = false;  // also keep weights by input channel, for products of few spikes
 };
 
 class SequenceState;
@@ -78,6 +98,7 @@ class Model {
   ~Model();
 
   const ModelConfig& config() const { return config_; }
+  SpikeProfile spike_profile() const { return profile_; }
   const Layer& layer(int64_t index) const { return layers_[static_cast<size_t>(index)]; }
   ConstTensorView embeddings() const { return weights_.embeddings; }
   ConstTensorView sink_embeddings() const { return sink_embeddings_; }  // [sinks, hidden] f32
@@ -101,6 +122,7 @@ class Model {
 
  private:
   ModelConfig config_;
+  SpikeProfile profile_;
   ModelWeights weights_;
   std::shared_ptr<const io::TensorSource> source_;
   std::vector<Layer> layers_;

@@ -10,13 +10,39 @@
 namespace spb::model {
 namespace {
 
+// What a tensor of a given use may be, in words and as a test.
+std::string_view expected_dtype(TensorUse use) {
+  switch (use) {
+    case TensorUse::kVector:
+    case TensorUse::kScales: return "a float type";
+    case TensorUse::kCodes: return "i8, a float or a block type";
+    case TensorUse::kResidual: return "i32";
+    default: return "a float or block type";
+  }
+}
+
+bool is_expected(TensorUse use, DType dtype) {
+  const bool matrix = is_float(dtype) || !is_plain(dtype);
+  switch (use) {
+    case TensorUse::kVector:
+    case TensorUse::kScales: return is_float(dtype);
+    case TensorUse::kCodes: return matrix || dtype == DType::kI8;
+    case TensorUse::kResidual: return dtype == DType::kI32;
+    default: return matrix;
+  }
+}
+
 void check_dtype(const TensorSlot& slot, const io::TensorEntry& entry) {
-  const DType dtype = entry.view.dtype();
-  const bool ok =
-      slot.use == TensorUse::kVector ? is_float(dtype) : is_float(dtype) || !is_plain(dtype);
-  check_data(ok, "{}: tensor '{}': expected a float{} type, got {}", entry.file,
-             printable(entry.name), slot.use == TensorUse::kVector ? "" : " or block",
-             spb::name(dtype));
+  check_data(is_expected(slot.use, entry.view.dtype()), "{}: tensor '{}': expected {}, got {}",
+             entry.file, printable(entry.name), expected_dtype(slot.use),
+             spb::name(entry.view.dtype()));
+}
+
+// Published scales are [out, groups, 1].
+ConstTensorView without_trailing_one(const TensorSlot& slot, ConstTensorView view) {
+  const Shape& shape = view.shape();
+  if (slot.use != TensorUse::kScales || shape.rank() != 3 || shape[2] != 1) return view;
+  return view.reshaped(Shape{shape[0], shape[1]});
 }
 
 }  // namespace
@@ -41,12 +67,17 @@ ModelWeights bind_weights(const ModelConfig& config, const io::TensorSource& sou
                           Naming naming) {
   ModelWeights weights;
   for_each_tensor(config, weights, [&](const TensorSlot& slot) {
-    const io::TensorEntry& entry = source.at(tensor_name(slot, naming));
-    check_data(entry.view.shape() == slot.shape, "{}: tensor '{}': expected shape {}, got {}",
-               entry.file, printable(entry.name), slot.shape.to_string(),
-               entry.view.shape().to_string());
+    const std::string name = tensor_name(slot, naming);
+    if (slot.optional && source.find(name) == nullptr) return;
+    const io::TensorEntry& entry = source.at(name);
+    const ConstTensorView view = without_trailing_one(slot, entry.view);
+    const bool fits = slot.use == TensorUse::kResidual
+                          ? view.shape().rank() == 2 && view.shape()[1] == slot.shape[1]
+                          : view.shape() == slot.shape;
+    check_data(fits, "{}: tensor '{}': expected shape {}, got {}", entry.file,
+               printable(entry.name), slot.shape.to_string(), view.shape().to_string());
     check_dtype(slot, entry);
-    *slot.view = entry.view;
+    *slot.view = view;
   });
   return weights;
 }

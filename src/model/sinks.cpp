@@ -8,7 +8,8 @@ namespace spb::model {
 namespace {
 
 void run_sinks(Context& context, const Model& model, SequenceState& state) {
-  ForwardPass pass(context, model);
+  const ForwardHooks no_hooks;
+  ForwardPass pass(context, model, no_hooks);
   const Arena::Scope scope(context.arena());
   const int64_t count = model.config().sink_tokens;
   Batch batch;

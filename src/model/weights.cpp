@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "spike/spike_matmul/spike_weight.h"
 
 namespace spb::model {
 namespace {
@@ -29,6 +30,8 @@ constexpr std::array kNames = {
     Names{"attn_gate_down.weight", "attn.gk_proj.0.weight", ""},
     Names{"attn_gate_up.weight", "attn.gk_proj.1.weight", ""},
     Names{"attn_gate_up.bias", "attn.gk_proj.1.bias", ""},
+    Names{"attn_gate.weight", "attn.gk_proj.weight", ""},
+    Names{"attn_gate.bias", "attn.gk_proj.bias", ""},
     Names{"attn_g_norm.weight", "attn.g_norm.weight", ""},
     Names{"attn_window_norm.weight", "", ""},
     Names{"attn_full_norm.weight", "", ""},
@@ -46,6 +49,31 @@ constexpr std::array kNames = {
     Names{"ffn_up_shexp.weight", "", ""},
     Names{"ffn_down_shexp.weight", "", ""},
 };
+
+// The tensors of a matrix that spikes are multiplied with.
+struct CodedRoles {
+  std::string_view weight, scales, residual;
+};
+
+constexpr CodedRoles kQuery{"attn_q.weight", "attn_q.scales", "attn_q.residual"};
+constexpr CodedRoles kKey{"attn_k.weight", "attn_k.scales", "attn_k.residual"};
+constexpr CodedRoles kValue{"attn_v.weight", "attn_v.scales", "attn_v.residual"};
+constexpr CodedRoles kOutput{"attn_output.weight", "attn_output.scales", "attn_output.residual"};
+constexpr CodedRoles kDecay{"attn_gate.weight", "attn_gate.scales", "attn_gate.residual"};
+constexpr CodedRoles kGate{"ffn_gate.weight", "ffn_gate.scales", "ffn_gate.residual"};
+constexpr CodedRoles kUp{"ffn_up.weight", "ffn_up.scales", "ffn_up.residual"};
+constexpr CodedRoles kDown{"ffn_down.weight", "ffn_down.scales", ""};
+constexpr CodedRoles kSharedGate{"ffn_gate_shexp.weight", "ffn_gate_shexp.scales",
+                                 "ffn_gate_shexp.residual"};
+constexpr CodedRoles kSharedUp{"ffn_up_shexp.weight", "ffn_up_shexp.scales",
+                               "ffn_up_shexp.residual"};
+constexpr CodedRoles kSharedDown{"ffn_down_shexp.weight", "ffn_down_shexp.scales", ""};
+
+// "attn_q.scales" and "attn_q.residual" belong to "attn_q.weight".
+std::string weight_role(std::string_view role) {
+  if (!role.ends_with(".scales") && !role.ends_with(".residual")) return std::string(role);
+  return std::string(role.substr(0, role.rfind('.'))) + ".weight";
+}
 
 const Names& names_of(std::string_view role) {
   const auto found = std::find_if(kNames.begin(), kNames.end(),
@@ -71,9 +99,9 @@ class LayerVisitor {
     if (layer_.feed_forward == FeedForward::kMoe) return experts();
     const int64_t c = config_.hidden_size;
     const int64_t f = config_.intermediate_size;
-    matrix("ffn_gate.weight", f, c, w_.dense.gate.weight);
-    matrix("ffn_up.weight", f, c, w_.dense.up.weight);
-    matrix("ffn_down.weight", c, f, w_.dense.down.weight);
+    coded(kGate, f, c, w_.dense.gate);
+    coded(kUp, f, c, w_.dense.up);
+    down(kDown, f, w_.dense.down);
   }
 
  private:
@@ -81,19 +109,24 @@ class LayerVisitor {
     const int64_t c = config_.hidden_size;
     const int64_t q = config_.query_size();
     const int64_t kv = config_.kv_size();
-    matrix("attn_q.weight", q, c, w_.q.weight);
-    matrix("attn_k.weight", kv, c, w_.k.weight);
-    matrix("attn_v.weight", kv, c, w_.v.weight);
+    coded(kQuery, q, c, w_.q);
+    coded(kKey, kv, c, w_.k);
+    coded(kValue, kv, c, w_.v);
     if (config_.qkv_bias) {
       vector("attn_q.bias", q, w_.q.bias);
       vector("attn_k.bias", kv, w_.k.bias);
       vector("attn_v.bias", kv, w_.v.bias);
     }
-    matrix("attn_output.weight", c, q, w_.o.weight);
+    coded(kOutput, c, q, w_.o);
   }
 
   void gate() {
     const int64_t rank = config_.gate_low_rank;
+    if (rank == 0) {
+      coded(kDecay, config_.kv_size(), config_.hidden_size, w_.gate);
+      vector("attn_gate.bias", config_.kv_size(), w_.gate.bias);
+      return;
+    }
     small("attn_gate_down.weight", rank, config_.hidden_size, w_.gate_down.weight);
     small("attn_gate_up.weight", config_.kv_size(), rank, w_.gate_up.weight);
     vector("attn_gate_up.bias", config_.kv_size(), w_.gate_up.bias);
@@ -122,14 +155,35 @@ class LayerVisitor {
     visit("ffn_down_exps.weight", TensorUse::kExperts, Shape{n, c, f}, w_.experts.down.weight);
     const int64_t shared = config_.shared_size();
     if (shared == 0) return;
-    matrix("ffn_gate_shexp.weight", shared, c, w_.shared.gate.weight);
-    matrix("ffn_up_shexp.weight", shared, c, w_.shared.up.weight);
-    matrix("ffn_down_shexp.weight", c, shared, w_.shared.down.weight);
+    coded(kSharedGate, shared, c, w_.shared.gate);
+    coded(kSharedUp, shared, c, w_.shared.up);
+    down(kSharedDown, shared, w_.shared.down);
   }
 
   void visit(std::string_view role, TensorUse use, const Shape& shape, ConstTensorView& view) {
     visit_({index_, role, use, shape, &view});
   }
+  // A matrix whose input is spikes in a spiking model.
+  void coded(const CodedRoles& roles, int64_t rows, int64_t columns, LinearWeights& linear) {
+    if (!config_.spikes) return matrix(roles.weight, rows, columns, linear.weight);
+    visit(roles.weight, TensorUse::kCodes, Shape{rows, columns}, linear.weight);
+    visit(roles.scales, TensorUse::kScales, scales_shape(rows, columns), linear.scales);
+    visit_({index_, roles.residual, TensorUse::kResidual, Shape{0, 3}, &linear.residual, true});
+  }
+
+  // The output of a feed-forward network: spikes in one profile only, so its weight stays as it
+  // is; the file may say how to round it.
+  void down(const CodedRoles& roles, int64_t width, LinearWeights& linear) {
+    matrix(roles.weight, config_.hidden_size, width, linear.weight);
+    if (!config_.spikes) return;
+    visit_({index_, roles.scales, TensorUse::kScales, scales_shape(config_.hidden_size, width),
+            &linear.scales, true});
+  }
+
+  static Shape scales_shape(int64_t rows, int64_t columns) {
+    return Shape{rows, (columns + spike::kScaleGroup - 1) / spike::kScaleGroup};
+  }
+
   void vector(std::string_view role, int64_t size, ConstTensorView& view) {
     visit(role, TensorUse::kVector, Shape{size}, view);
   }
@@ -168,21 +222,27 @@ void for_each_tensor(const ModelConfig& config, ModelWeights& weights,
 }
 
 std::string tensor_name(const TensorSlot& slot, Naming naming) {
-  const Names& names = names_of(slot.role);
   if (naming == Naming::kGguf) {
-    return slot.layer < 0 ? std::string(names.gguf)
-                          : fmt::format("blk.{}.{}", slot.layer, names.gguf);
+    return slot.layer < 0 ? std::string(slot.role)
+                          : fmt::format("blk.{}.{}", slot.layer, slot.role);
   }
+  const Names& names = names_of(weight_role(slot.role));
   const bool hybrid = naming == Naming::kHuggingFaceHybrid && !names.hybrid.empty();
   const std::string_view name = hybrid ? names.hybrid : names.hugging_face;
   check(!name.empty(), "tensor name: '{}' has no name in Hugging Face files", names.gguf);
-  return slot.layer < 0 ? std::string(name) : fmt::format("model.layers.{}.{}", slot.layer, name);
+  // "q_proj.weight" -> "q_proj.weight_quantizer.scales"
+  const std::string_view end = slot.use == TensorUse::kScales     ? "_quantizer.scales"
+                               : slot.use == TensorUse::kResidual ? "_quantizer.residual"
+                                                                  : "";
+  return slot.layer < 0 ? std::string(name)
+                        : fmt::format("model.layers.{}.{}{}", slot.layer, name, end);
 }
 
 ParameterCount count_parameters(const ModelConfig& config) {
   ModelWeights weights;
   ParameterCount count;
   for_each_tensor(config, weights, [&](const TensorSlot& slot) {
+    if (slot.use == TensorUse::kScales || slot.use == TensorUse::kResidual) return;
     const int64_t elements = slot.shape.elements();
     count.total += elements;
     count.active += slot.use == TensorUse::kExperts

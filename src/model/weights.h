@@ -16,8 +16,11 @@
 namespace spb::model {
 
 struct LinearWeights {
-  ConstTensorView weight;  // [out, in]
-  ConstTensorView bias;    // [out], undefined when the model has none
+  ConstTensorView weight;    // [out, in]; i8: codes
+  ConstTensorView bias;      // [out], undefined when the model has none
+  ConstTensorView scales;    // of codes, [out, ceil(in / 128)]; a float weight stands for the codes
+                             // that rounding weight / scale gives
+  ConstTensorView residual;  // [n, 3] i32: row, column, and what the code exceeds the i8 by
 };
 
 // A SwiGLU network: gate and up [width, hidden], down [hidden, width].
@@ -30,6 +33,7 @@ struct LayerWeights {
   LinearWeights q, k, v, o;   // shared by parallel mixers
   LinearWeights gate_down;    // linear mixers: low-rank log-decay gate, [rank, hidden]
   LinearWeights gate_up;      // [kv_size, rank] with bias
+  LinearWeights gate;         // the product of the two, [kv_size, hidden] with bias, instead
   // Norm of every head's output, [head_dim], by kind of mixer: linear ones and parallel branches.
   std::array<ConstTensorView, kMixerKinds> head_norms;
   ConstTensorView branch_weights;  // [branches], when learned
@@ -53,6 +57,9 @@ enum class TensorUse {
   kEmbedding,    // rows are looked up (and multiplied when tied)
   kMatrix,       // multiplied: any block format
   kExperts,      // a stack of matrices, of which a token uses a few: any block format
+  kCodes,        // multiplied with spike counts: 8-bit codes, or floats to be rounded with scales
+  kScales,       // of codes: f32
+  kResidual,     // of codes: i32
   kVector,       // norms, biases, routers and sink embeddings: always f32 in our files
   kSmallMatrix,  // the low-rank gate: kept at 16 bits or more, since it feeds an exponent
 };
@@ -61,8 +68,9 @@ struct TensorSlot {
   int64_t layer;          // -1 outside the layers
   std::string_view role;  // "attn_q.weight": the GGUF name without "blk.N."
   TensorUse use;
-  Shape shape;
+  Shape shape;  // the first dimension of a residual is unknown: 0
   ConstTensorView* view;
+  bool optional = false;  // a file may lack it
 };
 
 // Calls `visit` for every tensor the config implies, in file order. weights.layers is sized first.

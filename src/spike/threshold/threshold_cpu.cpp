@@ -34,17 +34,29 @@ void fire(Context& context, const ThresholdArgs& args, FiredRow* rows) {
   context.pool().parallel_for(args.x.shape()[0], grain_of(channels), work);
 }
 
-// Only the ends of the core can hide a burst, so x is looked at again in these channels alone.
+// Whether a burst may hide behind one of these: only the ends of the core can. Without branches, so
+// that the compiler makes vectors of it.
+bool any_at_an_end(const int8_t* core, int32_t count) {
+  int ends = 0;
+  for (int32_t i = 0; i < count; ++i) ends |= (core[i] == kCoreLimit) | (core[i] == -kCoreLimit);
+  return ends != 0;
+}
+
 void list_bursts(const ThresholdArgs& args, int64_t m, Burst* bursts, int32_t count) {
+  constexpr int32_t kBlock = 64;
   const float* x = args.x.row_as<float>(m);
   const int8_t* core = args.out->core.row_as<int8_t>(m);
   const float threshold = args.out->thresholds.as<float>()[m];
   const auto dead_zone = static_cast<float>(args.settings.dead_zone);
+  const auto channels = static_cast<int32_t>(args.x.shape()[1]);
   int32_t found = 0;
-  for (int32_t c = 0; found < count; ++c) {
-    if (core[c] > -kCoreLimit && core[c] < kCoreLimit) continue;
-    const auto excess = static_cast<int32_t>(spike_count(x[c], threshold, dead_zone)) - core[c];
-    if (excess != 0) bursts[found++] = {static_cast<int32_t>(m), c, excess};
+  for (int32_t first = 0; found < count; first += kBlock) {
+    const int32_t size = std::min(kBlock, channels - first);
+    if (!any_at_an_end(core + first, size)) continue;
+    for (int32_t c = first; c < first + size; ++c) {
+      const auto excess = static_cast<int32_t>(spike_count(x[c], threshold, dead_zone)) - core[c];
+      if (excess != 0) bursts[found++] = {static_cast<int32_t>(m), c, excess};
+    }
   }
 }
 

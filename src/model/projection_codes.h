@@ -1,0 +1,27 @@
+// ProjectionCodes: the integer codes of a projection, from any form a file has them in.
+#pragma once
+
+#include "core/context.h"
+#include "model/weights.h"
+#include "spike/weights/weight_codes.h"
+
+namespace spb::model {
+
+class ProjectionCodes {
+ public:
+  // i8 weights are codes already and stay where they are. Floats with scales are rounded, in bf16
+  // where they are bf16; floats without get scales of their own.
+  ProjectionCodes(Context& context, const LinearWeights& weights);
+
+  spike::SpikeWeightSource source() const;
+  // code * scale: f32, or bf16 where the weights are bf16 floats.
+  Tensor values(Context& context) const;
+
+ private:
+  DType value_dtype_ = DType::kF32;
+  ConstTensorView stored_codes_;  // of the file; undefined when rounded here
+  std::vector<spike::CodeExcess> stored_residual_;
+  spike::WeightCodes codes_;
+};
+
+}  // namespace spb::model

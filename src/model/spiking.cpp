@@ -1,0 +1,73 @@
+// Projections whose inputs are spikes.
+#include <array>
+#include <cstring>
+
+#include "core/error.h"
+#include "model/forward_pass.h"
+#include "spike/threshold/spike_values.h"
+
+namespace spb::model {
+
+std::string_view name(Site site) {
+  static constexpr std::array<std::string_view, kSites> kNames = {"mixer_in", "mixer_out", "query",
+                                                                  "ffn_in", "ffn_out"};
+  return kNames.at(static_cast<size_t>(site));
+}
+
+// All projections of a place spike, or none.
+void ForwardPass::project(Place place, ConstTensorView x, std::initializer_list<Output> outputs) {
+  if (hooks_.observer != nullptr) {
+    hooks_.observer->on_activations(place.layer, place.site, x);
+  }
+  const Projection& first = *outputs.begin()->projection;
+  if (!first.spikes) return project_dense(x, outputs);
+  const Arena::Scope scope(arena_);
+  const spike::SpikeCounts counts = fire(place, x);
+  if (first.codes.defined()) return project_codes(place, counts, outputs);
+  const TensorView values = rows(x.shape()[0], x.shape()[1]);
+  spike::spike_values(context_, counts, values);
+  project_dense(values, outputs);
+}
+
+spike::SpikeCounts ForwardPass::fire(Place place, ConstTensorView x) {
+  spike::SpikeCounts counts;
+  counts.core = arena_.tensor(DType::kI8, x.shape());
+  counts.thresholds = arena_.tensor(Shape{x.shape()[0]});
+  try {
+    const spike::ThresholdSettings settings{.k = config_.spikes->k};
+    spike::spike_threshold(context_, {x, settings, &counts, x.shape()[0] == 1});
+  } catch (const Error& error) {
+    throw Error(error.kind(),
+                fmt::format("layer {}, site {}: {}", place.layer, name(place.site), error.what()));
+  }
+  if (hooks_.observer != nullptr) hooks_.observer->on_spikes(place.layer, place.site, counts);
+  return counts;
+}
+
+void ForwardPass::project_codes(Place place, const spike::SpikeCounts& counts,
+                                std::initializer_list<Output> outputs) {
+  std::vector<spike::SpikeMatmulTarget> targets;
+  for (const Output& output : outputs) {
+    const Tensor& bias = output.projection->bias;
+    targets.push_back({&output.projection->codes,
+                       bias.defined() ? ConstTensorView(bias) : ConstTensorView(), output.y});
+  }
+  spike::spike_matmul(context_, {&counts, targets});
+  if (!hooks_.verify_spikes) return;
+  for (const Output& output : outputs) verify_spikes(place, counts, output);
+}
+
+void ForwardPass::verify_spikes(Place place, const spike::SpikeCounts& counts,
+                                const Output& output) {
+  const Arena::Scope scope(arena_);
+  const TensorView train = rows(output.y.shape()[0], output.y.shape()[1]);
+  const Tensor& bias = output.projection->bias;
+  const spike::SpikeMatmulTarget target{
+      &output.projection->codes, bias.defined() ? ConstTensorView(bias) : ConstTensorView(), train};
+  spike::spike_matmul(context_, {&counts, {&target, 1}, spike::SpikePath::kPlanes});
+  check_data(std::memcmp(train.data(), output.y.data(), static_cast<size_t>(train.bytes())) == 0,
+             "layer {}, site {}: the spike train and the integer product differ", place.layer,
+             name(place.site));
+}
+
+}  // namespace spb::model

@@ -1,0 +1,16 @@
+// spike_values: the activations that spike counts stand for.
+//
+//   y[m, c] = v[m] * s[m, c]
+//
+// counts as spike_threshold wrote them, y [M, K] f32 overwritten; y may be the x that the counts
+// were made of. One f32 product each, the same bits everywhere. Usage error when shapes differ.
+#pragma once
+
+#include "core/context.h"
+#include "spike/threshold/threshold.h"
+
+namespace spb::spike {
+
+void spike_values(Context& context, const SpikeCounts& counts, TensorView y);
+
+}  // namespace spb::spike
