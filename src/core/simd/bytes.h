@@ -57,6 +57,11 @@ inline VecI load_widened(const int8_t* p) {
 inline void store_low_bytes(int8_t* p, VecI v) {
 #if defined(__AVX512F__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(__AVX2__)
+  const __m256i low_bytes = _mm256_shuffle_epi8((__m256i)v, _mm256_set1_epi32(0x0c080400));
+  const __m128i pairs =
+      _mm_unpacklo_epi32(_mm256_castsi256_si128(low_bytes), _mm256_extracti128_si256(low_bytes, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), pairs);
 #else
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(v[i]);
 #endif

@@ -9,23 +9,23 @@
 namespace spb::spike {
 namespace {
 
-constexpr int kByteValues = 256;
-constexpr int kTables =
-    4;  // neighbours fall into different tables, so no addition waits for another
+// Entries that one thread counts at once: some ten microseconds.
+constexpr int64_t kGrainEntries = 32768;
 
-// What one thread counts: occurrences of each byte, and the union of the rows' bytes.
-struct Partial {
-  int64_t tables[kTables][kByteValues];
-  uint8_t* fired;
-};
-
-void count_row(const uint8_t* core, int64_t channels, Partial& partial) {
+void count_row(const int8_t* core, int64_t channels, CoreTables& tables, uint8_t* fired) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(core);
   int64_t c = 0;
-  for (; c + kTables <= channels; c += kTables) {
-    for (int i = 0; i < kTables; ++i) ++partial.tables[i][core[c + i]];
+  for (; c + CoreTables::kTables <= channels; c += CoreTables::kTables) {
+    for (int i = 0; i < CoreTables::kTables; ++i) ++tables.counts[i][bytes[c + i]];
   }
-  for (; c < channels; ++c) ++partial.tables[0][core[c]];
-  for (c = 0; c < channels; ++c) partial.fired[c] |= core[c];
+  for (; c < channels; ++c) ++tables.counts[0][bytes[c]];
+  for (c = 0; c < channels; ++c) fired[c] |= bytes[c] != 0;
+}
+
+void add_tables(CoreTables& into, const CoreTables& from) {
+  for (int i = 0; i < CoreTables::kTables; ++i) {
+    for (int byte = 0; byte < 256; ++byte) into.counts[i][byte] += from.counts[i][byte];
+  }
 }
 
 int64_t one_bits(int64_t value) { return std::popcount(static_cast<uint64_t>(value)); }
@@ -59,31 +59,38 @@ void SpikeStatistics::add(Context& context, const SpikeCounts& counts, int64_t f
 
 void SpikeStatistics::add_core(Context& context, const SpikeCounts& counts, int64_t first,
                                int64_t count) {
-  const int64_t channels = counts.core.shape()[1];
-  const Arena::Scope scope(context.arena());
-  const int threads = context.pool().threads();
-  Partial* partials = context.arena().allocate<Partial>(threads);
-  uint8_t* fired = context.arena().allocate<uint8_t>(threads * channels);
-  std::fill_n(fired, threads * channels, uint8_t{0});
-  for (int t = 0; t < threads; ++t) partials[t] = {{}, fired + t * channels};
-  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, channels));
-  context.pool().parallel_for(count, grain, [&](int64_t begin, int64_t end, int thread) {
+  const auto add_rows = [&](int64_t begin, int64_t end, CoreTables& tables, uint8_t* fired) {
     for (int64_t m = first + begin; m < first + end; ++m) {
-      count_row(reinterpret_cast<const uint8_t*>(counts.core.row_as<int8_t>(m)), channels,
-                partials[thread]);
+      count_row(counts.core.row_as<int8_t>(m), channels(), tables, fired);
     }
+  };
+  const int threads = context.pool().threads();
+  if (threads == 1 || count * channels() <= kGrainEntries) {
+    add_rows(0, count, tables_, fired_.data());
+    return;
+  }
+  // Tables and flags of each thread, added up afterwards.
+  const Arena::Scope scope(context.arena());
+  CoreTables* tables = context.arena().allocate<CoreTables>(threads);
+  uint8_t* fired = context.arena().allocate<uint8_t>(threads * channels());
+  std::fill_n(tables, threads, CoreTables());
+  std::fill_n(fired, threads * channels(), uint8_t{0});
+  const int64_t grain = std::max<int64_t>(1, kGrainEntries / channels());
+  context.pool().parallel_for(count, grain, [&](int64_t begin, int64_t end, int thread) {
+    add_rows(begin, end, tables[thread], fired + thread * channels());
   });
   for (int t = 0; t < threads; ++t) {
-    for (int count_of = -kCoreLimit; count_of <= kCoreLimit; ++count_of) {
-      const auto byte = static_cast<uint8_t>(count_of);
-      for (const auto& table : partials[t].tables) {
-        signed_[static_cast<size_t>(count_of + kCoreLimit)] += table[byte];
-      }
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      fired_[static_cast<size_t>(c)] |= partials[t].fired[c] != 0;
+    add_tables(tables_, tables[t]);
+    for (int64_t c = 0; c < channels(); ++c) {
+      fired_[static_cast<size_t>(c)] |= fired[t * channels() + c];
     }
   }
+}
+
+int64_t SpikeStatistics::signed_bin(int count) const {
+  int64_t sum = 0;
+  for (const auto& table : tables_.counts) sum += table[static_cast<uint8_t>(count)];
+  return sum;
 }
 
 // The core counted it as 127 or -127: it moves from there to the tail.
@@ -91,7 +98,7 @@ void SpikeStatistics::add_burst(const Burst& burst) {
   const int64_t end = burst.excess < 0 ? -kCoreLimit : kCoreLimit;
   const auto count = static_cast<int32_t>(end + burst.excess);
   const int64_t size = std::abs(count);
-  --signed_[static_cast<size_t>(end + kCoreLimit)];
+  --tables_.counts[0][static_cast<uint8_t>(end)];
   ++tail_.entries;
   tail_.count_sum += size;
   tail_.low_spike_sum += one_bits(size & 7);
@@ -112,7 +119,7 @@ void SpikeStatistics::merge(const SpikeStatistics& other) {
         "spike statistics: channels: expected {} as before, got {}", channels(), other.channels());
   fired_.resize(other.fired_.size());
   rows_ += other.rows_;
-  for (size_t i = 0; i < signed_.size(); ++i) signed_[i] += other.signed_[i];
+  add_tables(tables_, other.tables_);
   for (size_t c = 0; c < fired_.size(); ++c) fired_[c] |= other.fired_[c];
   for (int64_t Tail::*sum :
        {&Tail::entries, &Tail::negative, &Tail::count_sum, &Tail::positive_spike_sum,

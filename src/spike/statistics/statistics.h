@@ -14,7 +14,6 @@
 // change nothing. Adding costs about a nanosecond for each entry.
 #pragma once
 
-#include <array>
 #include <compare>
 #include <cstdint>
 #include <map>
@@ -73,6 +72,13 @@ struct FigureField {
 // Every field of SpikeFigures, in order.
 std::span<const FigureField> figure_fields();
 
+// Occurrences of each value of a core byte, spread over tables: neighbours fall into different
+// ones, so that no addition waits for another.
+struct CoreTables {
+  static constexpr int kTables = 4;
+  int64_t counts[kTables][256] = {};
+};
+
 class SpikeStatistics {
  public:
   static constexpr int kBins = kCoreLimit + 1;
@@ -119,14 +125,14 @@ class SpikeStatistics {
 
   void add_core(Context& context, const SpikeCounts& counts, int64_t first, int64_t count);
   void add_burst(const Burst& burst);
-  int64_t signed_bin(int count) const { return signed_[static_cast<size_t>(count + kCoreLimit)]; }
+  int64_t signed_bin(int count) const;
   template <typename Weight>
   int64_t sum_bins(Weight weight) const;
   int64_t twos_complement_spikes(int64_t timesteps) const;
   void add_rates(SpikeFigures& figures) const;
 
   int64_t rows_ = 0;
-  std::array<int64_t, 2 * kCoreLimit + 1> signed_{};  // by count + 127
+  CoreTables tables_;
   Tail tail_;
   std::vector<uint8_t> fired_;  // per channel
 };

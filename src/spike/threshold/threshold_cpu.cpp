@@ -54,6 +54,7 @@ void list_bursts(const ThresholdArgs& args, int64_t m, Burst* bursts, int32_t co
     const int32_t size = std::min(kBlock, channels - first);
     if (!any_at_an_end(core + first, size)) continue;
     for (int32_t c = first; c < first + size; ++c) {
+      if (core[c] > -kCoreLimit && core[c] < kCoreLimit) continue;
       const auto excess = static_cast<int32_t>(spike_count(x[c], threshold, dead_zone)) - core[c];
       if (excess != 0) bursts[found++] = {static_cast<int32_t>(m), c, excess};
     }
