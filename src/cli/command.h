@@ -8,6 +8,7 @@ namespace spb::cli {
 void add_run(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_quantize(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_perplexity(CLI::App& app);

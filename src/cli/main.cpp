@@ -64,6 +64,7 @@ int main(int argc, char** argv) {
   spb::cli::add_run(app);
   spb::cli::add_chat(app);
   spb::cli::add_convert(app);
+  spb::cli::add_quantize(app);
   spb::cli::add_tokenize(app);
   spb::cli::add_inspect(app);
   spb::cli::add_perplexity(app);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "convert/spike_weights.h"
 #include "core/block_formats.h"
 #include "core/error.h"
 #include "model/config_gguf.h"
@@ -80,6 +81,18 @@ void add_text_metadata(const std::string& folder, io::GgufMetadata& metadata) {
   }
 }
 
+bool is_spike_tensor(model::TensorUse use) {
+  return use == model::TensorUse::kCodes || use == model::TensorUse::kScales ||
+         use == model::TensorUse::kResidual;
+}
+
+Importance measure_importance(Context& context, const std::string& source,
+                              const ConvertSettings& settings) {
+  if (settings.spikes->texts.empty()) return {};
+  const auto model = model::Model::load(context, source);
+  return calibrate(context, *model, settings.spikes->texts, settings.calibration_progress);
+}
+
 class Writer {
  public:
   Writer(Context& context, const ConvertSettings& settings)
@@ -109,7 +122,7 @@ class Writer {
                       }});
   }
 
-  const std::vector<io::GgufTensorPlan>& plans() const { return plans_; }
+  std::vector<io::GgufTensorPlan>& plans() { return plans_; }
 
  private:
   DType dtype_of(const model::TensorSlot& slot, DType source) const {
@@ -149,6 +162,17 @@ ConvertResult convert_model(Context& context, const std::string& source, const s
     config = upcycling->config();
     weights = upcycling->weights();
   }
+  Importance importance;
+  std::optional<SpikeWeights> spikes;
+  if (settings.spikes || config.spikes) {
+    check(!settings.upcycle, "{}: a model is upcycled or turned into spikes, not both at once",
+          source);
+    if (settings.spikes) importance = measure_importance(context, source, settings);
+    const double k = settings.spikes ? settings.spikes->k : config.spikes->k;
+    spikes.emplace(context, config, weights, k, importance);
+    config = spikes->config();
+    weights = spikes->weights();
+  }
 
   io::GgufMetadata metadata;
   model::config_to_gguf(config, "spikingbrain", metadata);
@@ -160,7 +184,9 @@ ConvertResult convert_model(Context& context, const std::string& source, const s
 
   Writer writer(context, settings);
   model::for_each_tensor(config, weights, [&](const model::TensorSlot& slot) {
-    if (slot.view->defined()) {
+    if (is_spike_tensor(slot.use)) {
+      spikes->add(slot, writer.plans());
+    } else if (slot.view->defined()) {
       writer.add(slot, upcycling ? upcycling->factor(slot) : 1.0f);
     } else {
       writer.add_router(slot, *upcycling);
@@ -170,7 +196,9 @@ ConvertResult convert_model(Context& context, const std::string& source, const s
     writer.add(kRopeFactors, {factors->view, factors->view.shape(), DType::kF32, 1.0f});
   }
   io::write_gguf(output, metadata, writer.plans(), progress);
-  return {config, static_cast<int64_t>(fs::file_size(output))};
+  ConvertResult result{config, static_cast<int64_t>(fs::file_size(output)), {}};
+  if (spikes) result.codes = spikes->reports();
+  return result;
 }
 
 }  // namespace spb::convert

@@ -9,6 +9,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "convert/upcycle.h"
 #include "core/context.h"
@@ -19,18 +20,34 @@ namespace spb::convert {
 
 using ProgressFunction = std::function<void(int64_t done, int64_t total)>;
 
+struct SpikeSettings {
+  double k = 3.0;
+  std::vector<std::vector<int32_t>> texts;  // tokens to calibrate on; none: all channels alike
+};
+
 struct ConvertSettings {
   std::optional<DType> format = std::nullopt;            // of matrices; default: as they are
   std::optional<DType> embedding_format = std::nullopt;  // default: at least q8_0
   std::optional<UpcycleSettings> upcycle = std::nullopt;
+  std::optional<SpikeSettings> spikes = std::nullopt;  // write a W8ASpike model
+  ProgressFunction calibration_progress = {};          // counts texts
   bool overwrite = false;
+};
+
+// What became of the codes of one matrix of a spiking model.
+struct CodeReport {
+  std::string tensor;
+  int64_t codes = 0;
+  int64_t beyond = 0;  // outside 8 bits: in the residual
 };
 
 struct ConvertResult {
   model::ModelConfig config;
   int64_t bytes = 0;  // of the file
+  std::vector<CodeReport> codes;
 };
 
+// Spiking models stay spiking.
 // `source` is a GGUF file or a Hugging Face folder (model types gla_swa, qwen2 and llama). A matrix
 // whose rows do not divide into the blocks of the format is written in f16 instead. Usage error
 // when `output` exists and overwrite is off, or the source has a format that cannot be written and

@@ -26,7 +26,8 @@ std::vector<spike::CodeExcess> read_residual(ConstTensorView view) {
 
 }  // namespace
 
-ProjectionCodes::ProjectionCodes(Context& context, const LinearWeights& weights) {
+ProjectionCodes::ProjectionCodes(Context& context, const LinearWeights& weights,
+                                 ConstTensorView importance) {
   if (weights.weight.dtype() == DType::kI8) {
     stored_codes_ = weights.weight;
     codes_.scales = widened(weights.scales);
@@ -35,7 +36,7 @@ ProjectionCodes::ProjectionCodes(Context& context, const LinearWeights& weights)
   }
   const Tensor floats = widened(weights.weight);
   if (!weights.scales.defined()) {
-    codes_ = spike::search_scales(context, floats);
+    codes_ = spike::search_scales(context, floats, importance);
     return;
   }
   const bool bf16 = weights.weight.dtype() == DType::kBF16;
@@ -63,10 +64,10 @@ Tensor ProjectionCodes::values(Context& context) const {
     }
   });
   for (const spike::CodeExcess& entry : from.residual) {
-    check_data(entry.row >= 0 && entry.row < shape[0] && entry.column >= 0 &&
-                   entry.column < shape[1],
-               "residual: expected places inside {}, got row {}, column {}", shape.to_string(),
-               entry.row, entry.column);
+    check_data(
+        entry.row >= 0 && entry.row < shape[0] && entry.column >= 0 && entry.column < shape[1],
+        "residual: expected places inside {}, got row {}, column {}", shape.to_string(), entry.row,
+        entry.column);
     const int32_t code = from.codes.row_as<int8_t>(entry.row)[entry.column] + entry.excess;
     floats.view().row_as<float>(entry.row)[entry.column] =
         static_cast<float>(code) *

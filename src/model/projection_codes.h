@@ -10,8 +10,9 @@ namespace spb::model {
 class ProjectionCodes {
  public:
   // i8 weights are codes already and stay where they are. Floats with scales are rounded, in bf16
-  // where they are bf16; floats without get scales of their own.
-  ProjectionCodes(Context& context, const LinearWeights& weights);
+  // where they are bf16; floats without get scales of their own, searched for with the importance
+  // of the input channels (spike/weights/weight_codes.h).
+  ProjectionCodes(Context& context, const LinearWeights& weights, ConstTensorView importance = {});
 
   spike::SpikeWeightSource source() const;
   // code * scale: f32, or bf16 where the weights are bf16 floats.
