@@ -1,11 +1,13 @@
 // Bands: the channel-major layout of event-driven products.
 //
-// A band is 256 consecutive rows of weights. Its codes lie channel by channel, so that a silent
-// channel is skipped without being read; bands follow each other along N, the last one padded.
+// A band is R consecutive rows of weights, R = 256, 512 or 1024. Its codes lie channel by channel,
+// so that a silent channel is skipped without being read; bands follow each other along N, the last
+// one padded. The longer the run of bytes of a channel, the better memory delivers it; shorter
+// bands are for sharing few rows among many threads.
 //
 //   bytes of a group of 128 channels of a band
-//   codes    32768: byte 256 c + r is the core code of channel c, row r, plus 128
-//   scales   1024: f32 of 256 rows
+//   codes    128 R: byte R c + r is the core code of channel c, row r, plus 128
+//   scales   4 R: f32 of R rows
 #pragma once
 
 #include <cstddef>
@@ -15,19 +17,20 @@
 
 namespace spb::spike {
 
-inline constexpr int64_t kBandRows = 256;
-inline constexpr int64_t kBandCodeBytes = kBandRows * 128;
-inline constexpr int64_t kBandGroupBytes = kBandCodeBytes + kBandRows * 4;
+inline constexpr int64_t kShortestBand = 256;
+inline constexpr int64_t kLongestBand = 1024;
+inline constexpr int64_t kBandChannelSlots = 128;
+inline constexpr int64_t kBandGroupSlots = kBandChannelSlots + 4;  // of R bytes
 
-// Four firing channels of one group, missing ones with count 0. Offsets are bytes from the start
-// of the band.
+// Four firing channels of one group, missing ones with count 0. Channel c of group g is in slot
+// kBandGroupSlots * g + c.
 struct EventQuad {
-  int32_t offsets[4];
+  int32_t slots[4];
   int8_t counts[4];
 };
 
 // So many quads may be read behind the last one, to ask for weights ahead.
-inline constexpr int64_t kQuadsAhead = 4;
+inline constexpr int64_t kQuadsAhead = 6;
 
 // The events of one row of counts.
 struct EventList {
@@ -38,10 +41,11 @@ struct EventList {
 
 struct SpikeBandArgs {
   const std::byte* band;
+  int64_t band_rows;
   int64_t groups;
   int64_t rows;  // of the band that exist
   EventList events;
-  const int64_t* corrections;  // [16 blocks, groups, 16] to add to the sums, or null
+  const int64_t* corrections;  // [blocks of the band, groups, 16] to add to the sums, or null
   float threshold;
   ops::RowOutput out;
 };

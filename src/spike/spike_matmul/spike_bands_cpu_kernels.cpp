@@ -7,7 +7,6 @@ namespace {
 
 // Rows of weights whose bytes fill one register; their sums fill four.
 constexpr int kStripRows = 4 * kLanes;
-constexpr int kStripsPerBand = static_cast<int>(kBandRows) / kStripRows;
 // Strips that share one reading of the list of events; limited by the number of registers.
 constexpr int kStrips = kLanes == 16 ? 4 : 1;
 
@@ -81,16 +80,21 @@ inline void add_quad(const uint8_t* const* rows, VecI counts, VecI* sums) {
 inline void in_row_order(VecI*) {}
 #endif
 
-inline void ask_for(const uint8_t* band, const EventQuad& quad, int first_strip) {
+// Where the codes of one channel of a quad begin, from row first_row of the band.
+inline const uint8_t* codes_of(const SpikeBandArgs& a, const EventQuad& quad, int r,
+                               int64_t first_row) {
+  return reinterpret_cast<const uint8_t*>(a.band) + quad.slots[r] * a.band_rows + first_row;
+}
+
+inline void ask_for(const SpikeBandArgs& a, const EventQuad& quad, int64_t first_row) {
   for (int r = 0; r < 4; ++r) {
-    const uint8_t* row = band + quad.offsets[r] + first_strip * kStripRows;
+    const uint8_t* row = codes_of(a, quad, r, first_row);
     for (int line = 0; line < kStrips * kStripRows; line += 64) __builtin_prefetch(row + line);
   }
 }
 
 // Adds one group to the results of kStrips strips.
-void add_group(const SpikeBandArgs& a, int64_t group, int first_strip, float* results) {
-  const auto* band = reinterpret_cast<const uint8_t*>(a.band);
+void add_group(const SpikeBandArgs& a, int64_t group, int64_t first_row, float* results) {
   const EventQuad* quad = a.events.quads + (group > 0 ? a.events.quad_end[group - 1] : 0);
   const EventQuad* end = a.events.quads + a.events.quad_end[group];
   VecI sums[kStrips][4];
@@ -98,21 +102,22 @@ void add_group(const SpikeBandArgs& a, int64_t group, int first_strip, float* re
     for (int v = 0; v < 4; ++v) sums[s][v] = broadcast_int(a.events.offsets[group]);
   }
   for (; quad < end; ++quad) {
-    ask_for(band, quad[kQuadsAhead], first_strip);
+    ask_for(a, quad[kQuadsAhead], first_row);
     const VecI counts = broadcast_quad(quad->counts);
+    const uint8_t* first[4];
+    for (int r = 0; r < 4; ++r) first[r] = codes_of(a, *quad, r, first_row);
     for (int s = 0; s < kStrips; ++s) {
-      const int64_t at = (first_strip + s) * kStripRows;
-      const uint8_t* rows[4] = {band + quad->offsets[0] + at, band + quad->offsets[1] + at,
-                                band + quad->offsets[2] + at, band + quad->offsets[3] + at};
+      const int at = s * kStripRows;
+      const uint8_t* rows[4] = {first[0] + at, first[1] + at, first[2] + at, first[3] + at};
       add_quad(rows, counts, sums[s]);
     }
   }
-  const auto* scales =
-      reinterpret_cast<const float*>(a.band + group * kBandGroupBytes + kBandCodeBytes);
+  const auto* scales = reinterpret_cast<const float*>(
+      a.band + (group * kBandGroupSlots + kBandChannelSlots) * a.band_rows);
   for (int s = 0; s < kStrips; ++s) {
     in_row_order(sums[s]);
     for (int v = 0; v < 4; ++v) {
-      const int64_t row = (first_strip + s) * kStripRows + v * kLanes;
+      const int64_t row = first_row + s * kStripRows + v * kLanes;
       Vec exact = to_floats(sums[s][v]);
       if (a.corrections != nullptr) {
         exact = exact_sum_to_floats(sums[s][v],
@@ -126,11 +131,13 @@ void add_group(const SpikeBandArgs& a, int64_t group, int first_strip, float* re
 }  // namespace
 
 void multiply_spike_band(const SpikeBandArgs& a) {
-  float results[kBandRows] = {};
+  float results[kLongestBand] = {};
   for (int64_t g = 0; g < a.groups; ++g) {
-    for (int strip = 0; strip < kStripsPerBand; strip += kStrips) add_group(a, g, strip, results);
+    for (int64_t row = 0; row < a.band_rows; row += kStrips * kStripRows) {
+      add_group(a, g, row, results);
+    }
   }
-  for (int64_t row = 0; row < kBandRows; row += kLanes) {
+  for (int64_t row = 0; row < a.band_rows; row += kLanes) {
     put_results(a.out, 0, row, a.rows, load(results + row), broadcast(a.threshold));
   }
 }

@@ -12,10 +12,10 @@ struct EventScratch {
   EventQuad* quads;      // [columns / 4 + groups + kQuadsAhead]
   int32_t* quad_end;     // [groups]
   int32_t* offsets;      // [groups]
-  int64_t* corrections;  // [threads, 16, groups, 16]
+  int64_t* corrections;  // [threads, blocks of the longest band, groups, 16]
 };
 
-int64_t correction_count(int64_t groups) { return kBandRows * groups; }
+int64_t correction_count(int64_t groups) { return kLongestBand * groups; }
 
 // Gathers the firing channels of a row into quads, group by group.
 EventList list_events(const SpikePathArgs& args, int64_t token, const EventScratch& scratch) {
@@ -36,11 +36,10 @@ EventList list_events(const SpikePathArgs& args, int64_t token, const EventScrat
       check(channel >= lowest, "spike_matmul: active: row {}: expected ascending channels, got {}",
             token, channel);
       lowest = channel + 1;
-      const auto offset =
-          static_cast<int32_t>(g * kBandGroupBytes + (channel - g * kScaleGroup) * kBandRows);
+      const auto slot = static_cast<int32_t>(g * kBandGroupSlots + channel - g * kScaleGroup);
       EventQuad& quad = scratch.quads[quads];
-      if (lane == 0) quad = {{offset, offset, offset, offset}, {}};
-      quad.offsets[lane] = offset;
+      if (lane == 0) quad = {{slot, slot, slot, slot}, {}};
+      quad.slots[lane] = slot;
       quad.counts[lane] = core[channel];
       lane = (lane + 1) % 4;
       if (lane == 0 || a + 1 == end || counts.active[static_cast<size_t>(a + 1)] >= next_group) {
@@ -62,21 +61,22 @@ void multiply_bands(const SpikePathArgs& args, const PieceRange& range, int64_t 
                                  &isa_avx512::multiply_spike_band);
   const SpikeWeight::Impl& weight = range.target->weight->impl();
   const bool corrected = needs_corrections(args, weight, token);
-  constexpr int64_t kBandBlocks = kBandRows / kBlockRows;
+  const int64_t band_blocks = weight.band_rows / kBlockRows;
   for (int64_t band = range.begin; band < range.end; ++band) {
-    const int64_t row = band * kBandRows;
-    const int64_t blocks = std::min(kBandBlocks, weight.blocks() - band * kBandBlocks);
-    for (int64_t b = 0; corrected && b < kBandBlocks; ++b) {
+    const int64_t row = band * weight.band_rows;
+    const int64_t blocks = std::min(band_blocks, weight.blocks() - band * band_blocks);
+    for (int64_t b = 0; corrected && b < band_blocks; ++b) {
       int64_t* sums = corrections + b * args.groups() * kBlockRows;
       if (b < blocks) {
-        fill_corrections(args, weight, band * kBandBlocks + b, token, sums);
+        fill_corrections(args, weight, band * band_blocks + b, token, sums);
       } else {
         std::fill_n(sums, args.groups() * kBlockRows, 0);
       }
     }
-    kernel({.band = weight.bands.data() + band * args.groups() * kBandGroupBytes,
+    kernel({.band = weight.bands.data() + band * weight.band_bytes(),
+            .band_rows = weight.band_rows,
             .groups = args.groups(),
-            .rows = std::min(kBandRows, weight.rows - row),
+            .rows = std::min(weight.band_rows, weight.rows - row),
             .events = events,
             .corrections = corrected ? corrections : nullptr,
             .threshold = args.threshold(token),

@@ -47,13 +47,17 @@ void spike_matmul_reference(const SpikeCounts& counts, const SpikeWeightSource& 
   for (const Burst& b : counts.bursts) bursts[{b.row, b.channel}] += b.excess;
   Excess residual;
   for (const CodeExcess& e : weight.residual) residual[{e.row, e.column}] += e.excess;
+  std::vector<std::vector<int64_t>> whole_counts;
   for (int64_t i = 0; i < core.shape().rows(); ++i) {
-    const std::vector<int64_t> s = whole_row(core, i, bursts);
-    const float threshold = counts.thresholds.as<float>()[i];
-    for (int64_t n = 0; n < weight.codes.shape()[0]; ++n) {
+    whole_counts.push_back(whole_row(core, i, bursts));
+  }
+  for (int64_t n = 0; n < weight.codes.shape()[0]; ++n) {
+    const std::vector<int64_t> codes = whole_row(weight.codes, n, residual);
+    const float offset = bias.defined() ? bias.as<float>()[n] : 0.0f;
+    for (int64_t i = 0; i < core.shape().rows(); ++i) {
       const float sum =
-          scaled_sum(whole_row(weight.codes, n, residual), s, weight.scales.row_as<float>(n));
-      const float value = std::fma(threshold, sum, bias.defined() ? bias.as<float>()[n] : 0.0f);
+          scaled_sum(codes, whole_counts[static_cast<size_t>(i)], weight.scales.row_as<float>(n));
+      const float value = std::fma(counts.thresholds.as<float>()[i], sum, offset);
       float& out = y.row_as<float>(i)[n];
       out = accumulate ? out + value : value;
     }

@@ -95,7 +95,8 @@ void pack_cells(Context& context, const SpikeWeightSource& source, SpikeWeight::
 // channels that do not exist get code 0.
 constexpr int64_t kTurnRows = 64;
 
-void turn_codes(const SpikeWeightSource& source, int64_t row, int64_t group, std::byte* out) {
+void turn_codes(const SpikeWeightSource& source, int64_t row, int64_t group, int64_t band_rows,
+                std::byte* out) {
   int8_t codes[kTurnRows][kScaleGroup] = {};
   const int64_t first = group * kScaleGroup;
   const int64_t columns = std::min(kScaleGroup, source.codes.shape()[1] - first);
@@ -106,28 +107,42 @@ void turn_codes(const SpikeWeightSource& source, int64_t row, int64_t group, std
   }
   for (int64_t c = 0; c < kScaleGroup; ++c) {
     for (int64_t r = 0; r < kTurnRows; ++r) {
-      out[kBandRows * c + r] = static_cast<std::byte>(codes[r][c] + 128);
+      out[band_rows * c + r] = static_cast<std::byte>(codes[r][c] + 128);
     }
   }
 }
 
+// The longest bands that share the rows among the threads as evenly as the shortest do.
+int64_t choose_band_rows(int64_t rows, int64_t threads) {
+  const auto rows_of_busiest = [&](int64_t band_rows) {
+    const int64_t bands = (rows + band_rows - 1) / band_rows;
+    return (bands + threads - 1) / threads * band_rows;
+  };
+  int64_t best = kLongestBand;
+  while (best > kShortestBand && rows_of_busiest(best) > rows_of_busiest(kShortestBand)) best /= 2;
+  return best;
+}
+
 void pack_bands(Context& context, const SpikeWeightSource& source, SpikeWeight::Impl& impl) {
-  impl.bands = Buffer(impl.band_count() * impl.groups() * kBandGroupBytes);
-  context.pool().parallel_for(impl.band_count() * impl.groups(), 1,
-                              [&](int64_t begin, int64_t end, int) {
-                                for (int64_t i = begin; i < end; ++i) {
-                                  std::byte* out = impl.bands.data() + i * kBandGroupBytes;
-                                  const int64_t row = i / impl.groups() * kBandRows;
-                                  const int64_t group = i % impl.groups();
-                                  const int64_t rows = std::min(kBandRows, impl.rows - row);
-                                  for (int64_t r = 0; r < rows; r += kTurnRows)
-                                    turn_codes(source, row + r, group, out + r);
-                                  auto* scales = reinterpret_cast<float*>(out + kBandCodeBytes);
-                                  for (int64_t r = 0; r < rows; ++r) {
-                                    scales[r] = source.scales.row_as<float>(row + r)[group];
-                                  }
-                                }
-                              });
+  impl.band_rows = choose_band_rows(impl.rows, context.pool().threads());
+  impl.bands = Buffer(impl.band_count() * impl.band_bytes());
+  const int64_t group_bytes = kBandGroupSlots * impl.band_rows;
+  context.pool().parallel_for(
+      impl.band_count() * impl.groups(), 1, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          std::byte* out = impl.bands.data() + i * group_bytes;
+          const int64_t row = i / impl.groups() * impl.band_rows;
+          const int64_t group = i % impl.groups();
+          const int64_t rows = std::min(impl.band_rows, impl.rows - row);
+          for (int64_t r = 0; r < rows; r += kTurnRows) {
+            turn_codes(source, row + r, group, impl.band_rows, out + r);
+          }
+          auto* scales = reinterpret_cast<float*>(out + kBandChannelSlots * impl.band_rows);
+          for (int64_t r = 0; r < rows; ++r) {
+            scales[r] = source.scales.row_as<float>(row + r)[group];
+          }
+        }
+      });
 }
 
 // Entries that hold an excess.

@@ -64,7 +64,8 @@ class SpikeWeight {
 
 // Copies the source into interleaved cells: 1 + 4 / 128 bytes per weight, rows padded to 16. With
 // `channel_major` a second copy is made in which the weights of one input channel lie together, as
-// event-driven products need: as much memory again, rows padded to 256. The residual takes 4 bytes
+// event-driven products need: as much memory again, rows padded to 256, 512
+// or 1024. The residual takes 4 bytes
 // an entry and, if there is any, 8 for every 2048 weights.
 // kUsage for wrong dtypes, shapes and an unsorted residual, and when the group size does not divide
 // K unless the last group may be short; kData for a scale that is not finite and a code beyond

@@ -21,7 +21,8 @@ struct CellExcess {
 struct SpikeWeight::Impl {
   int64_t rows = 0;
   int64_t columns = 0;
-  Buffer cells;                       // spike_cells.h
+  Buffer cells;  // spike_cells.h
+  int64_t band_rows = kShortestBand;
   Buffer bands;                       // spike_bands.h; empty without the channel-major copy
   std::vector<CellExcess> excess;     // by block, then group, then row and column
   std::vector<int64_t> excess_begin;  // of each cell, and the end; empty without excess
@@ -30,7 +31,8 @@ struct SpikeWeight::Impl {
 
   int64_t groups() const { return (columns + kScaleGroup - 1) / kScaleGroup; }
   int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
-  int64_t band_count() const { return (rows + kBandRows - 1) / kBandRows; }
+  int64_t band_count() const { return (rows + band_rows - 1) / band_rows; }
+  int64_t band_bytes() const { return groups() * kBandGroupSlots * band_rows; }
   const std::byte* block(int64_t b) const { return cells.data() + b * groups() * kCellBytes; }
 
   std::span<const CellExcess> excess_of(int64_t block, int64_t group) const {
