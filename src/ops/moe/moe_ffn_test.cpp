@@ -74,9 +74,10 @@ TEST_P(MoeFfnTest, AgreesWithPlainLoopsWhenTokensAreDropped) {
 TEST_P(MoeFfnTest, AlignmentAndRepackingDoNotChangeFewRows) {
   // Segments stay below the thresholds at which matmul takes another path.
   Context context(2);
-  const Sizes sizes{.dtype = DType::kQ8_0};
+  Sizes sizes{.dtype = DType::kQ8_0};
   const MoeFfn packed(context, 15, sizes);
-  const MoeFfn mapped(context, 15, sizes, false);
+  sizes.repack = false;
+  const MoeFfn mapped(context, 15, sizes);
   Rng rng(16);
   StridedMatrix x(9, sizes.hidden);
   x.fill_normal(rng);

@@ -22,6 +22,12 @@ struct Sizes {
   int64_t experts_per_token = 2;
   int64_t shared_experts = 1;
   DType dtype = DType::kF32;
+  bool repack = true;
+  int64_t distinct_rows = 1 << 20;  // benches repeat rows: they are quicker to copy than to make
+
+  int64_t bytes_of_matrix() const { return row_bytes(dtype, hidden) * intermediate; }
+  // Of all matrices of all experts.
+  int64_t bytes() const { return 3 * (num_experts + shared_experts) * bytes_of_matrix(); }
 };
 
 struct Settings {
@@ -32,39 +38,41 @@ struct Settings {
   DropRule drop_rule = DropRule::kByPosition;
 };
 
-// One matrix for each routed expert, then one for each shared expert.
+// One matrix for each routed expert, then one for each shared expert, in the caller's memory.
 class ExpertWeights {
  public:
-  ExpertWeights(Context& context, Rng& rng, const Sizes& sizes, int64_t rows, int64_t columns,
-                bool repack) {
-    const float scale = 1.0f / std::sqrt(static_cast<float>(columns));
-    std::vector<float> row(static_cast<size_t>(columns));
+  ExpertWeights(Context& context, Rng& rng, const Sizes& sizes, const Shape& shape,
+                std::byte* memory)
+      : routed_(static_cast<size_t>(sizes.num_experts)) {
+    const float scale = 1.0f / std::sqrt(static_cast<float>(shape[1]));
+    std::vector<float> row(static_cast<size_t>(shape[1]));
     for (int64_t e = 0; e < sizes.num_experts + sizes.shared_experts; ++e) {
-      Tensor source(sizes.dtype, Shape{rows, columns});
-      for (int64_t n = 0; n < rows; ++n) {
+      const TensorView source(memory + e * sizes.bytes_of_matrix(), sizes.dtype, shape);
+      for (int64_t n = 0; n < shape[0]; ++n) {
+        if (n >= sizes.distinct_rows) {
+          std::memcpy(source.row(n), source.row(n % sizes.distinct_rows),
+                      static_cast<size_t>(source.row_bytes_used()));
+          continue;
+        }
         for (float& v : row) v = scale * rng.normal();
-        quantize_row(sizes.dtype, row.data(), source.view().row(n), columns);
+        quantize_row(sizes.dtype, row.data(), source.row(n), shape[1]);
       }
-      sources_.push_back(std::move(source));
-      prepared_.push_back(prepare_matmul_weight(context, sources_.back(), repack));
+      sources_.push_back(source);
+      prepared_.push_back(prepare_matmul_weight(context, source, sizes.repack));
     }
     for (const MatmulWeight& weight : prepared_) pointers_.push_back(&weight);
-    routed_ = static_cast<size_t>(sizes.num_experts);
   }
 
   std::span<const MatmulWeight* const> routed() const { return {pointers_.data(), routed_}; }
-  const MatmulWeight& shared(int64_t i) const {
-    return prepared_[routed_ + static_cast<size_t>(i)];
-  }
-  int64_t bytes_of_one() const { return prepared_[0].bytes(); }
+  const MatmulWeight& weight(int64_t e) const { return prepared_[static_cast<size_t>(e)]; }
 
   // W x of matrix e in double.
   std::vector<double> multiply(int64_t e, const std::vector<double>& x) const {
-    const Tensor& w = sources_[static_cast<size_t>(e)];
+    const ConstTensorView& w = sources_[static_cast<size_t>(e)];
     std::vector<float> row(x.size());
     std::vector<double> y;
     for (int64_t n = 0; n < w.shape()[0]; ++n) {
-      dequantize_row(w.dtype(), w.view().row(n), row.data(), w.shape()[1]);
+      dequantize_row(w.dtype(), w.row(n), row.data(), w.shape()[1]);
       double sum = 0;
       for (size_t c = 0; c < x.size(); ++c) sum += static_cast<double>(row[c]) * x[c];
       y.push_back(sum);
@@ -73,21 +81,26 @@ class ExpertWeights {
   }
 
  private:
-  std::vector<Tensor> sources_;
+  std::vector<ConstTensorView> sources_;
   std::vector<MatmulWeight> prepared_;
   std::vector<const MatmulWeight*> pointers_;
-  size_t routed_ = 0;
+  size_t routed_;
 };
 
 class MoeFfn {
  public:
-  MoeFfn(Context& context, uint64_t seed, const Sizes& sizes, bool repack = true)
+  // The weights are made in `memory` (sizes.bytes()), or in memory of its own.
+  MoeFfn(Context& context, uint64_t seed, const Sizes& sizes, std::byte* memory = nullptr)
       : sizes_(sizes),
         rng_(seed),
+        own_(memory == nullptr ? sizes.bytes() : 0),
+        memory_(memory == nullptr ? own_.data() : memory),
         router_source_(sizes.num_experts, sizes.hidden),
-        gate_(context, rng_, sizes, sizes.intermediate, sizes.hidden, repack),
-        up_(context, rng_, sizes, sizes.intermediate, sizes.hidden, repack),
-        down_(context, rng_, sizes, sizes.hidden, sizes.intermediate, repack) {
+        gate_(context, rng_, sizes, Shape{sizes.intermediate, sizes.hidden}, memory_),
+        up_(context, rng_, sizes, Shape{sizes.intermediate, sizes.hidden},
+            memory_ + sizes.bytes() / 3),
+        down_(context, rng_, sizes, Shape{sizes.hidden, sizes.intermediate},
+              memory_ + sizes.bytes() / 3 * 2) {
     router_source_.fill_normal(rng_, 1.0f / std::sqrt(static_cast<float>(sizes.hidden)));
     router_ = prepare_matmul_weight(context, router_source_.view());
   }
@@ -122,27 +135,32 @@ class MoeFfn {
 
   void reference(ConstTensorView x, TensorView y, const Settings& settings = {}) const;
 
-  // Of weights read for one token.
+  // One expert alone, routed or shared, for all rows.
+  void run_expert(Context& context, int64_t e, ConstTensorView x, TensorView y,
+                  bool accumulate = false) const {
+    const Arena::Scope scope(context.arena());
+    const Shape inner{x.shape()[0], sizes_.intermediate};
+    const TensorView gate = context.arena().tensor(inner);
+    const TensorView up = context.arena().tensor(inner);
+    const MatmulTarget in[] = {{&gate_.weight(e), {}, gate}, {&up_.weight(e), {}, up}};
+    matmul(context, {x, in});
+    swiglu(context, {gate, up, gate});
+    const MatmulTarget out{&down_.weight(e), {}, y, accumulate};
+    matmul(context, {gate, {&out, 1}});
+  }
+
+  // Of the experts' weights that one token needs.
   int64_t active_bytes() const {
-    const int64_t experts = sizes_.experts_per_token + sizes_.shared_experts;
-    return experts * (gate_.bytes_of_one() + up_.bytes_of_one() + down_.bytes_of_one()) +
-           router_.bytes();
+    return 3 * (sizes_.experts_per_token + sizes_.shared_experts) * sizes_.bytes_of_matrix();
   }
 
  private:
   void add_shared_experts(Context& context, ConstTensorView x, TensorView y) const {
-    const Shape inner{x.shape()[0], sizes_.intermediate};
-    const TensorView gate = context.arena().tensor(inner);
-    const TensorView up = context.arena().tensor(inner);
     for (int64_t i = 0; i < y.shape()[0] && sizes_.shared_experts == 0; ++i) {
       std::fill_n(y.row_as<float>(i), y.shape()[1], 0.0f);
     }
     for (int64_t s = 0; s < sizes_.shared_experts; ++s) {
-      const MatmulTarget in[] = {{&gate_.shared(s), {}, gate}, {&up_.shared(s), {}, up}};
-      matmul(context, {x, in});
-      swiglu(context, {gate, up, gate});
-      const MatmulTarget out{&down_.shared(s), {}, y, s > 0};
-      matmul(context, {gate, {&out, 1}});
+      run_expert(context, sizes_.num_experts + s, x, y, s > 0);
     }
   }
 
@@ -160,6 +178,8 @@ class MoeFfn {
 
   Sizes sizes_;
   Rng rng_;
+  Buffer own_;
+  std::byte* memory_;
   test::StridedMatrix router_source_;
   MatmulWeight router_;
   ExpertWeights gate_, up_, down_;
