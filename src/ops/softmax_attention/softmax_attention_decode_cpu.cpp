@@ -121,7 +121,7 @@ QueryRows Decode::partial(int64_t kv_head, int64_t piece) const {
           rows_,
           shape_.group,
           0,
-          0,
+          0,  // known when facing a source
           shape_.head_dim,
           shape_.padded_dim,
           max_ + row,

@@ -84,7 +84,7 @@ class FloatEngine : public PrefillEngine {
             std::min(tile_tokens_, tokens.count - token) * shape_.group,
             shape_.group,
             tokens.first + token,
-            0,
+            0,  // known when facing a source
             shape_.head_dim,
             shape_.padded_dim,
             max_ + row,

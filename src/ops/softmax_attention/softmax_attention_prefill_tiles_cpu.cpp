@@ -114,7 +114,7 @@ class TileEngine : public PrefillEngine {
             std::min(kTileQueries, tokens.count * shape_.group - first),
             shape_.group,
             tokens.first,
-            0,
+            0,  // known when facing a source
             dims_,
             max_ + row,
             sum_ + row,
