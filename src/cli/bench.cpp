@@ -141,7 +141,8 @@ class Bench {
     if (stop_->load()) fail(ErrorKind::kInterrupted, "bench: interrupted");
     const model::SequenceSlice slice{tokens, &state,
                                      last ? model::Logits::kLast : model::Logits::kNone};
-    model::forward(context_, model_, {&slice, 1}, last ? logits_.view() : TensorView());
+    model::forward(context_, model_, {&slice, 1}, last ? logits_.view() : TensorView(),
+                   options_.model.hooks());
   }
 
   void feed(model::SequenceState& state, int64_t tokens) {

@@ -50,6 +50,7 @@ class Conversation {
   void reset() {
     session_ = std::make_unique<engine::Session>(context_, model_, options_.state.state_options(),
                                                  sampling_, interrupt_.flag());
+    session_->set_hooks(options_.model.hooks());
     first_ = true;
   }
 

@@ -51,6 +51,23 @@ void ModelOptions::add_to(CLI::App& command) {
                   "into half of the free memory")
       ->check(CLI::IsMember({"auto", "copy", "map"}))
       ->capture_default_str();
+  const char* spiking = "Spiking models";
+  command
+      .add_option("--profile", profile,
+                  "integer products, the values of the reference, or the report's (feed-forward "
+                  "outputs are spikes too)")
+      ->group(spiking)
+      ->check(CLI::IsMember({"exact-int", "reference", "report"}))
+      ->capture_default_str();
+  command
+      .add_flag("--event-driven", event_driven,
+                "keep weights by input channel too: reads only those of firing channels where that "
+                "pays; twice the memory")
+      ->group(spiking);
+  command
+      .add_flag("--verify-spikes", verify_spikes,
+                "execute every product once more as a spike train, with additions alone (slow)")
+      ->group(spiking);
 }
 
 model::LoadOptions ModelOptions::load_options() const {
@@ -58,6 +75,9 @@ model::LoadOptions ModelOptions::load_options() const {
   options.repack = !no_repack;
   if (experts == "copy") options.experts = model::Residency::kCopied;
   if (experts == "map") options.experts = model::Residency::kMapped;
+  if (profile == "reference") options.profile = model::SpikeProfile::kReference;
+  if (profile == "report") options.profile = model::SpikeProfile::kReport;
+  options.event_driven = event_driven;
   return options;
 }
 

@@ -6,20 +6,25 @@
 
 #include "core/context.h"
 #include "engine/text_model.h"
+#include "model/activity.h"
 #include "model/state.h"
 #include "ops/sampling/sampling.h"
 
 namespace spb::cli {
 
-// MODEL, --threads, --no-repack, --experts.
+// MODEL, --threads, --no-repack, --experts, --profile, --event-driven, --verify-spikes.
 struct ModelOptions {
   std::string path;
   int threads = 0;
   bool no_repack = false;
   std::string experts = "auto";
+  std::string profile = "exact-int";
+  bool event_driven = false;
+  bool verify_spikes = false;
 
   void add_to(CLI::App& command);
   model::LoadOptions load_options() const;
+  model::ForwardHooks hooks() const { return {nullptr, verify_spikes}; }
 };
 
 // --context, --chunk, --cache-type.

@@ -36,7 +36,8 @@ void perplexity(const PerplexityOptions& options) {
   Progress progress("perplexity", static_cast<int64_t>(tokens.size()), "tokens");
   const engine::Perplexity result = engine::measure_perplexity(
       context, *model.model, tokens, window, state,
-      [&](int64_t done, int64_t) { progress.update(done); }, interrupt.flag());
+      [&](int64_t done, int64_t) { progress.update(done); }, interrupt.flag(),
+      options.model.hooks());
   if (options.json) {
     fmt::print("{}\n", nlohmann::json({{"perplexity", result.value()},
                                        {"standard_error", result.standard_error()},

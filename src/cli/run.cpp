@@ -70,6 +70,7 @@ void run(const RunOptions& options) {
   const std::vector<int32_t> tokens = prompt_tokens(options, model);
   engine::Session session(context, model, options.state.state_options(), sampling,
                           interrupt.flag());
+  session.set_hooks(options.model.hooks());
   prefill_with_progress(session, tokens);
   const Reply reply = stream_reply(session, options.generate, !options.json);
   if (options.json) fmt::print("{}\n", to_json(reply, session.times()).dump());

@@ -40,7 +40,7 @@ Perplexity measure_perplexity(Context& context, const model::Model& model,
                               std::span<const int32_t> tokens, int64_t window,
                               const model::StateOptions& options,
                               const std::function<void(int64_t, int64_t)>& progress,
-                              const std::atomic<bool>* stop) {
+                              const std::atomic<bool>* stop, const model::ForwardHooks& hooks) {
   const auto total = static_cast<int64_t>(tokens.size());
   check(window >= 2, "perplexity: window: expected at least 2 tokens, got {}", window);
   check(total >= 2, "perplexity: text: expected at least 2 tokens, got {}", total);
@@ -57,7 +57,7 @@ Perplexity measure_perplexity(Context& context, const model::Model& model,
       const model::SequenceSlice slice{tokens.subspan(first, static_cast<size_t>(count)), &state,
                                        model::Logits::kAll};
       const TensorView rows = logits.view().rows(0, count);
-      model::forward(context, model, {&slice, 1}, rows);
+      model::forward(context, model, {&slice, 1}, rows, hooks);
       add_losses(rows, tokens.subspan(first + 1, static_cast<size_t>(count)), sum);
       at += count;
       if (progress) progress(at, total);

@@ -12,6 +12,7 @@
 #include <span>
 
 #include "core/context.h"
+#include "model/activity.h"
 #include "model/model.h"
 #include "model/state.h"
 
@@ -29,6 +30,7 @@ Perplexity measure_perplexity(Context& context, const model::Model& model,
                               std::span<const int32_t> tokens, int64_t window,
                               const model::StateOptions& options,
                               const std::function<void(int64_t done, int64_t total)>& progress = {},
-                              const std::atomic<bool>* stop = nullptr);
+                              const std::atomic<bool>* stop = nullptr,
+                              const model::ForwardHooks& hooks = {});
 
 }  // namespace spb::engine

@@ -48,7 +48,7 @@ bool Session::context_full() const {
 void Session::forward(std::span<const int32_t> tokens, model::Logits wanted) {
   const model::SequenceSlice slice{tokens, &state_, wanted};
   model::forward(context_, *model_.model, {&slice, 1},
-                 wanted == model::Logits::kNone ? TensorView() : logits_.view());
+                 wanted == model::Logits::kNone ? TensorView() : logits_.view(), hooks_);
 }
 
 void Session::prefill(std::span<const int32_t> tokens, const ProgressFunction& progress) {

@@ -49,6 +49,9 @@ class Session {
   Session(Context& context, const TextModel& model, const model::StateOptions& state,
           const ops::SamplingSettings& sampling, const std::atomic<bool>* stop = nullptr);
 
+  // Observers of the following forward passes; they must outlive the session or be taken back.
+  void set_hooks(const model::ForwardHooks& hooks) { hooks_ = hooks; }
+
   // Feeds prompt tokens (at least one) in chunks. Throws kInterrupted between chunks when the stop
   // flag is set, and a usage error when they do not fit the context.
   void prefill(std::span<const int32_t> tokens, const ProgressFunction& progress = {});
@@ -71,6 +74,7 @@ class Session {
   int64_t vocab_size_;  // ids that have a text
   ops::Sampler sampler_;
   const std::atomic<bool>* stop_;
+  model::ForwardHooks hooks_;
   Tensor logits_;
   std::vector<int32_t> pending_;  // sampled, not yet forwarded
   SessionTimes times_;
