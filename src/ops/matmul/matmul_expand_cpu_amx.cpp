@@ -1,5 +1,6 @@
 // Conversion of x and of weights to the bf16 tiles of matmul_tiles.h.
 #include "core/simd/transpose.h"
+#include "ops/matmul/matmul_block_rows.h"
 #include "ops/matmul/matmul_cell_codes.h"
 #include "ops/matmul/matmul_tiles.h"
 
@@ -18,27 +19,31 @@ __m512i to_bf16s(Vec low, Vec high) {
   return (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
 }
 
-// Byte kByte of every lane as a float plus kBias: placed in the upper bits of the mantissa of
-// 128.0 where it fits, which saves a conversion.
+// What code_as_float adds to a code.
+template <int kBits>
+inline constexpr float kCodeBias = kBits < 8 ? 128.0f : 32768.0f;
+
+// Byte kByte of every lane as a float plus kCodeBias: placed in the mantissa of the bias, where one
+// stands on the border of a byte, which saves a conversion.
 template <int kByte, int kBits>
 Vec code_as_float(VecI codes) {
+  constexpr int kPlace = kBits < 8 ? 2 : 1;
+  constexpr int kShift = 8 * kPlace;
   const int byte = kByte;
-  if constexpr (kBits < 8) {
-    const __m512i to_upper =
-        _mm512_set4_epi32((12 + byte) << 16, (8 + byte) << 16, (4 + byte) << 16, byte << 16);
-    const __m512i base = _mm512_set1_epi32(0x43000000);
-    return (Vec)_mm512_mask_shuffle_epi8(base, 0x4444444444444444ull, (__m512i)codes, to_upper);
-  } else {
-    return to_floats((codes >> (8 * byte)) & 255);
-  }
+  const __m512i to_place = _mm512_set4_epi32((12 + byte) << kShift, (8 + byte) << kShift,
+                                             (4 + byte) << kShift, byte << kShift);
+  const __m512i bias = (__m512i)broadcast(kCodeBias<kBits>);
+  return (Vec)_mm512_mask_shuffle_epi8(bias, 0x1111111111111111ull << kPlace, (__m512i)codes,
+                                       to_place);
 }
 
 template <DType kDType>
 void expand_cell(const std::byte* cell, const SuperScales& super, std::byte* tile) {
   constexpr CellFormat kFormat = cell_format(kDType);
-  constexpr float kBias = kFormat.bits < 8 ? 128.0f : 0.0f;
+  // Exact when multiplied by the f16 scale of q8_0, 32896 having nine significant bits.
   constexpr float kOffset =
-      kBias + (kFormat.offset_shift >= 0 ? static_cast<float>(1 << kFormat.offset_shift) : 0.0f);
+      kCodeBias<kFormat.bits> +
+      (kFormat.offset_shift >= 0 ? static_cast<float>(1 << kFormat.offset_shift) : 0.0f);
   const Codes codes = load_codes<kDType>(cell, 0);
   const Scales scales = load_scales<kDType>(cell, 0, super);
   for (int j = 0; j < 8; ++j) {
@@ -78,6 +83,17 @@ __m512i load_bf16s(DType dtype, const std::byte* p, int64_t count) {
                   (Vec)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(raw, 1)));
 }
 
+// 16 rows of 32 bf16.
+void expand_whole_tile(const std::byte* rows, int64_t row_stride, std::byte* tile) {
+  const BlockRows<true> blocks{rows, row_stride, 16, 0};
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    const Words pairs = load_words(blocks, 16 * quarter);
+    for (int j = 0; j < 4; ++j) {
+      _mm512_store_si512(tile + 256 * quarter + 64 * j, (__m512i)pairs.w[j]);
+    }
+  }
+}
+
 }  // namespace
 
 void convert_strip(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
@@ -115,7 +131,12 @@ void expand_cells(DType dtype, const std::byte* group, int64_t cells, std::byte*
 
 void expand_floats(DType dtype, const std::byte* rows, int64_t row_stride, int64_t row_count,
                    int64_t columns, std::byte* panel) {
-  for (int64_t k = 0; k < columns; k += kTileColumns, panel += kTileBytes) {
+  int64_t k = 0;
+  for (; dtype == DType::kBF16 && row_count == 16 && k + kTileColumns <= columns;
+       k += kTileColumns, panel += kTileBytes) {
+    expand_whole_tile(rows + 2 * k, row_stride, panel);
+  }
+  for (; k < columns; k += kTileColumns, panel += kTileBytes) {
     // Pairs of columns travel as one word.
     Vec pairs[16];
     for (int64_t r = 0; r < 16; ++r) {

@@ -9,8 +9,11 @@
 namespace spb::ops {
 namespace {
 
-// Of expanded weights per thread: half of the second-level cache of the processors with tiles.
+// Of expanded weights per thread: half of the second-level cache of the processors with tiles. For
+// fewer tokens, which leave each panel sooner, half of that writes more of them while they are in
+// the cache.
 constexpr int64_t kPanelCacheBytes = int64_t{1} << 20;
+constexpr int64_t kManyTokens = 512;
 // At most so many columns are summed before results go to memory: two strips and two panels then
 // just fit the first-level cache.
 constexpr int64_t kLongestPass = 768;
@@ -34,8 +37,9 @@ int64_t pass_columns(int64_t columns) {
 int64_t pass_bytes(int64_t columns) { return tiles_along(pass_columns(columns)) * kTileBytes; }
 
 // Panels expanded together: an even number, as they are multiplied in pairs.
-int64_t panels_at_once(int64_t columns) {
-  return std::max<int64_t>(2, kPanelCacheBytes / pass_bytes(columns) / 2 * 2);
+int64_t panels_at_once(int64_t tokens, int64_t columns) {
+  const int64_t bytes = tokens < kManyTokens ? kPanelCacheBytes / 2 : kPanelCacheBytes;
+  return std::max<int64_t>(2, bytes / pass_bytes(columns) / 2 * 2);
 }
 
 int64_t cell_offset(DType dtype, int64_t columns) { return group_bytes(dtype, columns); }
@@ -105,7 +109,7 @@ int64_t mapped_group_bytes(const PathArgs& args) {
 void multiply_tiles(Context& context, const PathArgs& args) {
   const int64_t strip_bytes = tiles_along(args.columns()) * kTileBytes;
   const int64_t strips = (args.tokens() + kStripRows - 1) / kStripRows;
-  const int64_t at_once = panels_at_once(args.columns());
+  const int64_t at_once = panels_at_once(args.tokens(), args.columns());
   const int threads = context.pool().threads();
   std::byte* x = context.arena().allocate_bytes(strips * strip_bytes);
   const int64_t panel_bytes = at_once * pass_bytes(args.columns());
