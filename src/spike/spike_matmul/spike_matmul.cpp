@@ -91,7 +91,7 @@ void check_events(const SpikeMatmulArgs& args) {
 enum class Kernel { kCells, kTiles, kEvents, kPlanes };
 
 // From so many rows of counts on, tiles are worth their while.
-constexpr int64_t kTileTokens = 16;
+constexpr int64_t kTileTokens = 9;
 
 Kernel dense_kernel(const SpikeCounts& counts, const SpikeWeight::Impl& weight) {
   const bool tiles = isa() == Isa::kAmx && counts.core.shape()[0] >= kTileTokens &&
@@ -104,7 +104,7 @@ Kernel automatic_kernel(const SpikeCounts& counts, const SpikeWeight& weight) {
   if (counts.core.shape()[0] == 1 && weight.channel_major() && lists_active(counts)) {
     const double silence =
         1.0 - static_cast<double>(counts.active.size()) / static_cast<double>(channels);
-    if (event_pays(weight.rows(), channels, silence)) return Kernel::kEvents;
+    if (event_pays(weight.rows(), silence)) return Kernel::kEvents;
   }
   return dense_kernel(counts, weight.impl());
 }

@@ -27,7 +27,7 @@
 //   planes   the spike train itself, never chosen: counts are unfolded into signed bits, most
 //            significant first, and executed bit by bit with additions and subtractions of weights
 //            alone; a sum is doubled by adding it to itself. Shows that the dense product is
-//            nothing but spikes. Much slower.
+//            nothing but spikes. Much slower, and it allocates memory of its own.
 // Beyond |s| = 16319 or an excess of more than 127, tiles are not used for that row or matrix.
 //
 // Errors (kUsage): K differs; counts or residual unsorted or out of range; y overlaps an input or
@@ -65,7 +65,7 @@ void spike_matmul(Context& context, const SpikeMatmulArgs& args);
 
 // Whether reading only the weights of firing channels is quicker than reading all of them, for one
 // row of counts of which `silence` (0 to 1) is zero. A rule fitted to measurements.
-bool event_pays(int64_t rows, int64_t columns, double silence);
+bool event_pays(int64_t rows, double silence);
 
 // Plain loops over the source, as a SpikeWeight is opaque: sums in 64 bits, roundings as above.
 void spike_matmul_reference(const SpikeCounts& counts, const SpikeWeightSource& weight,

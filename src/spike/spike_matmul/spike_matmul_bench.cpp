@@ -34,7 +34,7 @@ Context& context() {
 struct Size {
   int64_t rows, columns;
 };
-constexpr Size kSizes[] = {{2048, 2048}, {8192, 2048}, {2048, 8192}, {1536, 576}};
+constexpr Size kSizes[] = {{512, 2048}, {2048, 2048}, {8192, 2048}, {2048, 8192}, {1536, 576}};
 
 // Weights used in turn, more of them than caches hold.
 constexpr int64_t kWorkingSet = int64_t{320} << 20;
@@ -216,7 +216,7 @@ void register_all() {
       add(fmt::format("events/{}/{:.1f}", shape, silence),
           [size, silence](benchmark::State& s) { events(s, size, silence); });
     }
-    for (const int64_t tokens : {4, 8, 16, 32, 64, 512}) {
+    for (const int64_t tokens : {4, 8, 12, 16, 64, 512}) {
       add(fmt::format("prefill/{}/{}", shape, tokens),
           [size, tokens](benchmark::State& s) { prefill(s, size, tokens); });
     }
