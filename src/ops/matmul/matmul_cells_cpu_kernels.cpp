@@ -120,7 +120,7 @@ class RowWeights {
  private:
   using Header = BlockHeader<kDType>;
   const std::byte* group_;
-  BlockRows<true> blocks_;
+  RowWords<true> blocks_;
 };
 
 template <DType kDType, int kTokens, typename Weights>

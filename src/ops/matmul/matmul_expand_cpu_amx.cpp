@@ -1,6 +1,5 @@
 // Conversion of x and of weights to the bf16 tiles of matmul_tiles.h.
-#include "core/simd/transpose.h"
-#include "ops/matmul/matmul_block_rows.h"
+#include "core/simd/row_words.h"
 #include "ops/matmul/matmul_cell_codes.h"
 #include "ops/matmul/matmul_tiles.h"
 
@@ -85,7 +84,7 @@ __m512i load_bf16s(DType dtype, const std::byte* p, int64_t count) {
 
 // 16 rows of 32 bf16.
 void expand_whole_tile(const std::byte* rows, int64_t row_stride, std::byte* tile) {
-  const BlockRows<true> blocks{rows, row_stride, 16, 0};
+  const RowWords<true> blocks{rows, row_stride, 16, 0};
   for (int quarter = 0; quarter < 4; ++quarter) {
     const Words pairs = load_words(blocks, 16 * quarter);
     for (int j = 0; j < 4; ++j) {

@@ -8,7 +8,7 @@ namespace {
 // Where the blocks of kLanes rows are, and where their cells go.
 template <bool kFull>
 struct Lanes {
-  BlockRows<kFull> blocks;
+  RowWords<kFull> blocks;
   std::byte* cell;
 
   Words words(int64_t from) const { return load_words(blocks, from); }
@@ -82,6 +82,12 @@ struct ScalesAndMinima {
   }
 };
 
+VecI fifth_bits(const Words* high, int cell) {
+  VecI fifth = {};
+  for (int j = 0; j < 8; ++j) fifth |= ((high[j / 4].w[j % 4] >> cell) & 0x01010101) << j;
+  return fifth;
+}
+
 template <DType kDType, bool kFull>
 void pack_scaled_block(Lanes<kFull> lanes) {
   constexpr CellFormat kFormat = cell_format(kDType);
@@ -100,15 +106,17 @@ void pack_scaled_block(Lanes<kFull> lanes) {
     const Nibbles nibbles(lanes, kCodes + 32 * pair);
     for (int cell = 2 * pair; cell < 2 * pair + 2; ++cell) {
       nibbles.put(lanes, cell % 2 != 0);
-      if constexpr (kFive) {
-        VecI fifth = {};
-        for (int j = 0; j < 8; ++j) fifth |= ((high[j / 4].w[j % 4] >> cell) & 0x01010101) << j;
-        lanes.put_words(4, fifth);
-      }
+      if constexpr (kFive) lanes.put_words(4, fifth_bits(high, cell));
       scales.put(lanes, cell, kFormat.cell_bytes - 32);
       lanes.cell += kFormat.cell_bytes;
     }
   }
+}
+
+VecI upper_bits(const Words& high, int quarter) {
+  VecI upper = {};
+  for (int j = 0; j < 4; ++j) upper |= ((high.w[j] >> (2 * quarter)) & 0x03030303) << (2 * j);
+  return upper;
 }
 
 template <bool kFull>
@@ -123,11 +131,7 @@ void pack_q6_k(Lanes<kFull> lanes) {
     for (int quarter = 0; quarter < 4; ++quarter) {
       nibbles[quarter % 2].put(lanes, quarter >= 2);
       for (int h = 0; h < 2; ++h) {
-        VecI two = {};
-        for (int j = 0; j < 4; ++j) {
-          two |= ((high[h].w[j] >> (2 * quarter)) & 0x03030303) << (2 * j);
-        }
-        lanes.put_words(4 + h, two);
+        lanes.put_words(4 + h, upper_bits(high[h], quarter));
         lanes.put_bytes(384 + 16 * h, scales.w[2 * half + quarter / 2], 2 * (quarter % 2) + h);
       }
       lanes.cell += kFormat.cell_bytes;
@@ -155,7 +159,7 @@ void pack_blocks(const PackArgs& a) {
   for (int64_t b = 0; b < blocks; ++b) {
     prefetch_next_group(a.rows, a.row_stride, b, kBlockBytes);
     for (int first_row = 0; first_row < kGroupRows; first_row += kLanes) {
-      const BlockRows<kFull> rows{a.rows + b * kBlockBytes, a.row_stride, a.row_count, first_row};
+      const RowWords<kFull> rows{a.rows + b * kBlockBytes, a.row_stride, a.row_count, first_row};
       pack_one<kDType>(Lanes<kFull>{rows, a.group + b * kGroupedBytes});
     }
   }

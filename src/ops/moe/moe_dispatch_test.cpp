@@ -208,42 +208,55 @@ TEST(MoeLoad, SharesAndImbalance) {
   EXPECT_THROW(load_share(none, -1), Error);
 }
 
+void expect_gathered(const MoePlan& plan, const StridedMatrix& x, const StridedMatrix& grouped) {
+  for (int64_t r = 0; r < plan.rows(); ++r) {
+    const int64_t token = plan.token_of[static_cast<size_t>(r)];
+    for (int64_t c = 0; c < x.view().shape()[1]; ++c) {
+      ASSERT_EQ(grouped.at(r, c), token < 0 ? 0.0f : x.at(token, c)) << r;
+    }
+  }
+}
+
+// Of each token, the sum of the probabilities of the choices that have a row.
+std::vector<double> kept_probabilities(const MoePlan& plan, const Written& choices) {
+  std::vector<double> kept(static_cast<size_t>(plan.num_tokens));
+  for (size_t c = 0; c < choices.experts.size(); ++c) {
+    if (plan.row_of[c] < 0) continue;
+    kept[c / static_cast<size_t>(choices.per_token)] +=
+        static_cast<double>(choices.probabilities[c]);
+  }
+  return kept;
+}
+
 // Gather, then scatter of what was gathered: every token gets itself times what its choices keep.
+void expect_round_trip(Context& context, Rng& rng, int64_t columns) {
+  constexpr int64_t kTokens = 90;
+  Written choices = random_choices(rng, kTokens, 2, 5);
+  const MoePlan plan = moe_plan(context, {choices.view(), 5, 8, 0.8, DropRule::kByProbability});
+  StridedMatrix x(kTokens, columns, 1), y(kTokens, columns, 2);
+  const StridedMatrix grouped(plan.rows(), columns, 3);
+  x.fill_normal(rng);
+  y.fill_normal(rng);
+  const StridedMatrix before = y.clone();
+  moe_gather(context, {plan, x.view(), grouped.view()});
+  expect_gathered(plan, x, grouped);
+  moe_scatter(context, {plan, grouped.view(), choices.view().probabilities, y.view()});
+  EXPECT_TRUE(grouped.gaps_untouched() && y.gaps_untouched());
+  const std::vector<double> kept = kept_probabilities(plan, choices);
+  for (int64_t i = 0; i < kTokens; ++i) {
+    for (int64_t c = 0; c < columns; ++c) {
+      const double want =
+          before.at(i, c) + kept[static_cast<size_t>(i)] * static_cast<double>(x.at(i, c));
+      ASSERT_NEAR(y.at(i, c), want, 4e-6 * (1 + std::fabs(want))) << i << ", " << c;
+    }
+  }
+}
+
 TEST(MoeDispatch, ScatterUndoesGather) {
   Rng rng(7);
   for (const int threads : {1, 2, 3}) {
     Context context(threads);
-    for (const int64_t columns : {1, 7, 1000}) {
-      const int64_t tokens = 90, num_experts = 5, k = 2;
-      Written choices = random_choices(rng, tokens, k, num_experts);
-      const MoePlan plan =
-          moe_plan(context, {choices.view(), num_experts, 8, 0.8, DropRule::kByProbability});
-      StridedMatrix x(tokens, columns, 1), y(tokens, columns, 2);
-      const StridedMatrix grouped(plan.rows(), columns, 3);
-      x.fill_normal(rng);
-      y.fill_normal(rng);
-      const StridedMatrix before = y.clone();
-      moe_gather(context, {plan, x.view(), grouped.view()});
-      for (int64_t r = 0; r < plan.rows(); ++r) {
-        const int64_t token = plan.token_of[static_cast<size_t>(r)];
-        for (int64_t c = 0; c < columns; ++c) {
-          ASSERT_EQ(grouped.at(r, c), token < 0 ? 0.0f : x.at(token, c)) << r;
-        }
-      }
-      moe_scatter(context, {plan, grouped.view(), choices.view().probabilities, y.view()});
-      EXPECT_TRUE(grouped.gaps_untouched() && y.gaps_untouched());
-      for (int64_t i = 0; i < tokens; ++i) {
-        double kept = 0;
-        for (int64_t j = 0; j < k; ++j) {
-          const auto c = static_cast<size_t>(i * k + j);
-          if (plan.row_of[c] >= 0) kept += static_cast<double>(choices.probabilities[c]);
-        }
-        for (int64_t c = 0; c < columns; ++c) {
-          const double want = before.at(i, c) + kept * x.at(i, c);
-          ASSERT_NEAR(y.at(i, c), want, 1e-6 * (1 + std::fabs(want)) * 4) << i << ", " << c;
-        }
-      }
-    }
+    for (const int64_t columns : {1, 7, 1000}) expect_round_trip(context, rng, columns);
   }
 }
 

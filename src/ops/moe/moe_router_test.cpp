@@ -58,26 +58,28 @@ StridedMatrix hostile_logits(Rng& rng, int64_t tokens, int64_t num_experts) {
   return logits;
 }
 
+void expect_reference_choices(Context& context, const StridedMatrix& logits, int64_t k) {
+  const int64_t tokens = logits.view().shape()[0];
+  for (const RouterScore score : kScores) {
+    for (const bool renormalize : {false, true}) {
+      const Chosen got(tokens, k), want(tokens, k);
+      moe_route(context, {logits.view(), got.view(), score, renormalize});
+      moe_route_reference({logits.view(), want.view(), score, renormalize});
+      expect_same_choices(got, want, tokens, k);
+      EXPECT_TRUE(got.probabilities.gaps_untouched());
+    }
+  }
+}
+
 TEST(MoeRoute, AgreesWithTheReference) {
   Context context(3);
   Rng rng(1);
   for (const int64_t num_experts : {1, 2, 5, 16, 129}) {
     for (const int64_t k : {int64_t{1}, (num_experts + 1) / 2, num_experts}) {
       const int64_t tokens = 1 + rng.below(70);
-      StridedMatrix plain(tokens, num_experts, 1);
-      plain.fill_normal(rng, 3.0f);
-      for (const StridedMatrix& logits :
-           {plain.clone(), hostile_logits(rng, tokens, num_experts)}) {
-        for (const RouterScore score : kScores) {
-          for (const bool renormalize : {false, true}) {
-            const Chosen got(tokens, k), want(tokens, k);
-            moe_route(context, {logits.view(), got.view(), score, renormalize});
-            moe_route_reference({logits.view(), want.view(), score, renormalize});
-            expect_same_choices(got, want, tokens, k);
-            EXPECT_TRUE(got.probabilities.gaps_untouched());
-          }
-        }
-      }
+      StridedMatrix logits(tokens, num_experts, 1);
+      expect_reference_choices(context, logits.fill_normal(rng, 3.0f), k);
+      expect_reference_choices(context, hostile_logits(rng, tokens, num_experts), k);
     }
   }
 }
