@@ -16,10 +16,13 @@ enum class Site {
   kQuery,              // queries of softmax mixers after RoPE; a row is one head of one token
   kFeedForwardInput,   // gate and up
   kFeedForwardOutput,  // down
+  kKey,                // keys and values of softmax mixers: never spikes, but rounded to 8 bits
+  kValue,
 };
-inline constexpr int kSites = 5;
+inline constexpr int kSites = 7;
 
-std::string_view name(Site site);  // "mixer_in", "mixer_out", "query", "ffn_in", "ffn_out"
+// "mixer_in", "mixer_out", "query", "ffn_in", "ffn_out", "key", "value"
+std::string_view name(Site site);
 
 // Called during forward() by the thread that called it, in the order of the layers. Rows are in the
 // order of the tokens of the call; of the last layer's later sites only those whose logits are

@@ -91,6 +91,10 @@ class ForwardPass {
   void attend(const Heads& heads, int64_t index, size_t branch, const Segment& segment, bool sinks);
   void rotate(TensorView heads, const Batch& batch);
   void fire_queries(int64_t index, TensorView q);
+  // Every head of every token to 8 bits.
+  void round_heads(Place place, TensorView heads);
+  template <typename Action>
+  void say_where(Place place, Action action);
   // sum = or += the normalized heads of `from`.
   void add_normalized(const Tensor& weight, TensorView from, TensorView sum, bool add);
 

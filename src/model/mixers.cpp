@@ -7,7 +7,6 @@
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope/rope.h"
 #include "ops/softmax_attention/softmax_attention.h"
-#include "spike/threshold/spike_values.h"
 
 namespace spb::model {
 namespace {
@@ -87,21 +86,22 @@ void ForwardPass::mix_softmax(const Heads& heads, int64_t index, size_t branch,
     rotate(heads_of(heads.q, all, config_.head_dim), batch);
     rotate(heads_of(heads.k, all, config_.head_dim), batch);
   }
-  if (config_.spikes) fire_queries(index, heads.q);
+  Heads used = heads;
+  if (config_.spikes) {
+    // Parallel mixers share the values, and linear ones take them as they are.
+    if (model_.layer(index).config.parallel()) used.v = copy(heads.v);
+    fire_queries(index, used.q);
+    round_heads({index, Site::kKey}, used.k);
+    round_heads({index, Site::kValue}, used.v);
+  }
   for (const Segment& segment : batch.segments) {
-    attend(heads, index, branch, segment, batch.sinks);
+    attend(used, index, branch, segment, batch.sinks);
   }
 }
 
 void ForwardPass::rotate(TensorView heads, const Batch& batch) {
   ops::rope(context_, {heads, batch.positions, model_.rope_factors(), config_.rope_theta,
                        config_.rope_pairs});
-}
-
-void ForwardPass::fire_queries(int64_t index, TensorView q) {
-  const Arena::Scope scope(arena_);
-  const TensorView per_head = q.reshaped(Shape{q.shape()[0] * config_.num_heads, config_.head_dim});
-  spike::spike_values(context_, fire({index, Site::kQuery}, per_head), per_head);
 }
 
 void ForwardPass::attend(const Heads& heads, int64_t index, size_t branch, const Segment& segment,

@@ -4,14 +4,26 @@
 
 #include "core/error.h"
 #include "model/forward_pass.h"
+#include "spike/int8_rows/int8_rows.h"
 #include "spike/threshold/spike_values.h"
 
 namespace spb::model {
 
 std::string_view name(Site site) {
-  static constexpr std::array<std::string_view, kSites> kNames = {"mixer_in", "mixer_out", "query",
-                                                                  "ffn_in", "ffn_out"};
+  static constexpr std::array<std::string_view, kSites> kNames = {
+      "mixer_in", "mixer_out", "query", "ffn_in", "ffn_out", "key", "value"};
   return kNames.at(static_cast<size_t>(site));
+}
+
+// Adds layer and site to an error.
+template <typename Action>
+void ForwardPass::say_where(Place place, Action action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    throw Error(error.kind(),
+                fmt::format("layer {}, site {}: {}", place.layer, name(place.site), error.what()));
+  }
 }
 
 // All projections of a place spike, or none.
@@ -33,15 +45,25 @@ spike::SpikeCounts ForwardPass::fire(Place place, ConstTensorView x) {
   spike::SpikeCounts counts;
   counts.core = arena_.tensor(DType::kI8, x.shape());
   counts.thresholds = arena_.tensor(Shape{x.shape()[0]});
-  try {
-    const spike::ThresholdSettings settings{.k = config_.spikes->k};
+  const spike::ThresholdSettings settings{.k = config_.spikes->k};
+  say_where(place, [&] {
     spike::spike_threshold(context_, {x, settings, &counts, x.shape()[0] == 1});
-  } catch (const Error& error) {
-    throw Error(error.kind(),
-                fmt::format("layer {}, site {}: {}", place.layer, name(place.site), error.what()));
-  }
+  });
   if (hooks_.observer != nullptr) hooks_.observer->on_spikes(place.layer, place.site, counts);
   return counts;
+}
+
+void ForwardPass::fire_queries(int64_t index, TensorView q) {
+  const Arena::Scope scope(arena_);
+  const TensorView per_head = q.reshaped(Shape{q.shape()[0] * config_.num_heads, config_.head_dim});
+  spike::spike_values(context_, fire({index, Site::kQuery}, per_head), per_head);
+}
+
+void ForwardPass::round_heads(Place place, TensorView heads) {
+  const int64_t rows = heads.shape().elements() / config_.head_dim;
+  say_where(place, [&] {
+    spike::int8_rows(context_, heads.reshaped(Shape{rows, config_.head_dim}));
+  });
 }
 
 void ForwardPass::project_codes(Place place, const spike::SpikeCounts& counts,
