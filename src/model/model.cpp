@@ -171,6 +171,12 @@ bool copy_experts(const ModelConfig& config, const ModelWeights& weights, Reside
   return bytes <= available_memory() / 2;
 }
 
+void replace_spike_k(ModelConfig& config, double k) {
+  check(config.spikes.has_value(), "model: spike k: expected a spiking model");
+  check(k >= 1e-3 && k <= 1e6, "model: spike k: expected 0.001 to 1000000, got {}", k);
+  config.spikes->k = k;
+}
+
 // From the config, or from the tensor that llama-architecture files carry instead.
 Tensor find_rope_factors(const ModelConfig& config, const io::TensorSource& source) {
   const Shape shape{config.head_dim / 2};
@@ -205,6 +211,7 @@ Model::Model(Context& context, ModelConfig config, ModelWeights weights,
       profile_(options.profile),
       weights_(std::move(weights)),
       source_(std::move(source)) {
+  if (options.spike_k) replace_spike_k(config_, *options.spike_k);
   LayerBuilder builder(context, config_, options);
   builder.copy_experts(copy_experts(config_, weights_, options.experts));
   for (size_t i = 0; i < config_.layers.size(); ++i) {
