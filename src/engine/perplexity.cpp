@@ -36,32 +36,39 @@ double Perplexity::standard_error() const {
   return value() * std::sqrt(variance / n);
 }
 
+std::vector<TextChunk> text_chunks(int64_t total, int64_t window, int64_t max_chunk) {
+  check(window >= 2, "perplexity: window: expected at least 2 tokens, got {}", window);
+  check(total >= 2, "perplexity: text: expected at least 2 tokens, got {}", total);
+  check(max_chunk >= 1, "perplexity: chunk: expected at least 1 token, got {}", max_chunk);
+  std::vector<TextChunk> chunks;
+  for (int64_t start = 0; start + 1 < total; start += window) {
+    const int64_t end = std::min(start + window, total) - 1;
+    for (int64_t at = start; at < end; at += max_chunk) {
+      chunks.push_back({at, std::min(max_chunk, end - at), at - start});
+    }
+  }
+  return chunks;
+}
+
 Perplexity measure_perplexity(Context& context, const model::Model& model,
                               std::span<const int32_t> tokens, int64_t window,
                               const model::StateOptions& options,
                               const std::function<void(int64_t, int64_t)>& progress,
                               const std::atomic<bool>* stop, const model::ForwardHooks& hooks) {
   const auto total = static_cast<int64_t>(tokens.size());
-  check(window >= 2, "perplexity: window: expected at least 2 tokens, got {}", window);
-  check(total >= 2, "perplexity: text: expected at least 2 tokens, got {}", total);
   model::SequenceState state(model, options);
   Tensor logits(DType::kF32, Shape{state.max_chunk(), model.config().vocab_size});
   Perplexity sum;
-  for (int64_t start = 0; start + 1 < total; start += window) {
-    const int64_t end = std::min(start + window, total);
-    state.clear();
-    for (int64_t at = start; at + 1 < end;) {  // the last token of a window is only predicted
-      if (stop != nullptr && stop->load()) fail(ErrorKind::kInterrupted, "perplexity: interrupted");
-      const int64_t count = std::min(state.max_chunk(), end - 1 - at);
-      const auto first = static_cast<size_t>(at);
-      const model::SequenceSlice slice{tokens.subspan(first, static_cast<size_t>(count)), &state,
-                                       model::Logits::kAll};
-      const TensorView rows = logits.view().rows(0, count);
-      model::forward(context, model, {&slice, 1}, rows, hooks);
-      add_losses(rows, tokens.subspan(first + 1, static_cast<size_t>(count)), sum);
-      at += count;
-      if (progress) progress(at, total);
-    }
+  for (const TextChunk& chunk : text_chunks(total, window, state.max_chunk())) {
+    if (stop != nullptr && stop->load()) fail(ErrorKind::kInterrupted, "perplexity: interrupted");
+    if (chunk.position == 0) state.clear();
+    const auto first = static_cast<size_t>(chunk.first);
+    const auto count = static_cast<size_t>(chunk.count);
+    const model::SequenceSlice slice{tokens.subspan(first, count), &state, model::Logits::kAll};
+    const TensorView rows = logits.view().rows(0, chunk.count);
+    model::forward(context, model, {&slice, 1}, rows, hooks);
+    add_losses(rows, tokens.subspan(first + 1, count), sum);
+    if (progress) progress(chunk.first + chunk.count, total);
   }
   return sum;
 }

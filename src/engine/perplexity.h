@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "core/context.h"
 #include "model/activity.h"
@@ -25,6 +26,17 @@ struct Perplexity {
   double standard_error() const;  // of value(), from the spread of the single predictions
   double squares = 0;             // sum of squared single losses
 };
+
+// Tokens [first, first + count) of the text, which go through the model in one call.
+struct TextChunk {
+  int64_t first = 0;
+  int64_t count = 0;
+  int64_t position = 0;  // of the first one in its window
+};
+
+// The calls that reading `total` tokens takes, in order: every window's tokens but its last, which
+// is only predicted, at most `max_chunk` at a time.
+std::vector<TextChunk> text_chunks(int64_t total, int64_t window, int64_t max_chunk);
 
 Perplexity measure_perplexity(Context& context, const model::Model& model,
                               std::span<const int32_t> tokens, int64_t window,

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -81,6 +82,7 @@ struct LoadOptions {
   Residency experts = Residency::kAutomatic;  // without repack always mapped
   SpikeProfile profile = SpikeProfile::kExactInteger;
   bool event_driven = false;  // also keep weights by input channel, for products of few spikes
+  std::optional<double> spike_k = std::nullopt;  // instead of the k of a spiking model
 };
 
 class SequenceState;

@@ -55,6 +55,7 @@ void SpikeStatistics::add(Context& context, const SpikeCounts& counts, int64_t f
     add_burst(*burst);
   }
   rows_ += count;
+  entries_ += count * channels();
 }
 
 void SpikeStatistics::add_core(Context& context, const SpikeCounts& counts, int64_t first,
@@ -118,9 +119,19 @@ void SpikeStatistics::merge(const SpikeStatistics& other) {
   check(fired_.empty() || channels() == other.channels(),
         "spike statistics: channels: expected {} as before, got {}", channels(), other.channels());
   fired_.resize(other.fired_.size());
-  rows_ += other.rows_;
-  add_tables(tables_, other.tables_);
   for (size_t c = 0; c < fired_.size(); ++c) fired_[c] |= other.fired_[c];
+  add_sums(other);
+}
+
+void SpikeStatistics::pool(const SpikeStatistics& other) {
+  fired_.insert(fired_.end(), other.fired_.begin(), other.fired_.end());
+  add_sums(other);
+}
+
+void SpikeStatistics::add_sums(const SpikeStatistics& other) {
+  rows_ += other.rows_;
+  entries_ += other.entries_;
+  add_tables(tables_, other.tables_);
   for (int64_t Tail::*sum :
        {&Tail::entries, &Tail::negative, &Tail::count_sum, &Tail::positive_spike_sum,
         &Tail::negative_spike_sum, &Tail::negative_inverse_sum, &Tail::low_spike_sum}) {

@@ -91,6 +91,10 @@ class SpikeStatistics {
   // As if everything added to `other` had been added here; an empty one has any channels.
   void merge(const SpikeStatistics& other);
 
+  // Adds the entries of other neurons, those of another layer or site: their channels count beside
+  // the ones here. Afterwards nothing but merge, pool and reading makes sense.
+  void pool(const SpikeStatistics& other);
+
   SpikeFigures figures() const;
 
   // Entries with |s| = count for 0 .. 127, and beyond.
@@ -99,7 +103,7 @@ class SpikeStatistics {
 
   int64_t rows() const { return rows_; }
   int64_t channels() const { return static_cast<int64_t>(fired_.size()); }
-  int64_t entries() const { return rows_ * channels(); }
+  int64_t entries() const { return entries_; }
   int64_t silent() const { return histogram(0); }
   CountRange range() const;   // the smallest that holds 0 and every count
   int64_t count_sum() const;  // sum |s|: the spikes of the ternary coding
@@ -131,7 +135,10 @@ class SpikeStatistics {
   int64_t twos_complement_spikes(int64_t timesteps) const;
   void add_rates(SpikeFigures& figures) const;
 
+  void add_sums(const SpikeStatistics& other);
+
   int64_t rows_ = 0;
+  int64_t entries_ = 0;
   CoreTables tables_;
   Tail tail_;
   std::vector<uint8_t> fired_;  // per channel

@@ -67,6 +67,27 @@ void expect_equal(const SpikeStatistics& a, const SpikeStatistics& b) {
   for (const FigureField& f : figure_fields()) EXPECT_EQ(x.*f.value, y.*f.value) << f.name;
 }
 
+// Figures of two sites pooled are those of all their counts; silent channels are counted apart.
+TEST(SpikeStatistics, PoolsNeuronsOfOtherSites) {
+  Rng rng(11);
+  const std::vector<int32_t> narrow = random_counts(rng, 3 * 20, true);
+  std::vector<int32_t> wide = random_counts(rng, 5 * 40, true);
+  for (size_t i = 0; i < wide.size(); i += 5) wide[i] = 0;
+  std::vector<int32_t> all = narrow;
+  all.insert(all.end(), wide.begin(), wide.end());
+  SpikeStatistics pooled;
+  pooled.pool(statistics_of(Spikes(narrow, 3)));
+  pooled.pool(statistics_of(Spikes(wide, 5)));
+  EXPECT_EQ(pooled.channels(), 8);
+  EXPECT_EQ(pooled.silent_channels(), 1);
+  const SpikeFigures f = pooled.figures(), expected = statistics_of(Spikes(all, 1)).figures();
+  for (const FigureField& field : figure_fields()) {
+    if (field.name == "silent_channel_share") continue;
+    EXPECT_EQ(f.*field.value, expected.*field.value) << field.name;
+  }
+  EXPECT_EQ(f.silent_channel_share, 1.0 / 8);
+}
+
 TEST(SpikeStatistics, FiguresFollowTheirDefinitions) {
   Rng rng(1);
   for (const bool bursts : {false, true}) {
