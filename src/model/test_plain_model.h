@@ -157,25 +157,31 @@ class PlainModel {
       rq.push_back(rotated(q[static_cast<size_t>(t)], position));
       rk.push_back(rotated(k[static_cast<size_t>(t)], position));
     }
-    const int64_t group = c_.num_heads / c_.num_kv_heads;
     for (int64_t t = 0; t < count; ++t) {
       Row heads;
       for (int64_t h = 0; h < c_.num_heads; ++h) {
-        Row sum(static_cast<size_t>(c_.head_dim), 0.0);
-        double total = 0;
-        for (int64_t j = 0; j < count; ++j) {
-          if (!visible(mixer, t, j)) continue;
-          const double score = dot(part(rq[static_cast<size_t>(t)], h),
-                                   part(rk[static_cast<size_t>(j)], h / group)) /
-                               std::sqrt(static_cast<double>(c_.head_dim));
-          total += std::exp(score);
-          add(sum, part(v[static_cast<size_t>(j)], h / group), std::exp(score));
-        }
-        for (const double s : sum) heads.push_back(s / total);
+        const Row head = attend(mixer, t, h, rq[static_cast<size_t>(t)], rk, v);
+        heads.insert(heads.end(), head.begin(), head.end());
       }
       out.push_back(heads);
     }
     return out;
+  }
+
+  // One head of row t.
+  Row attend(Mixer mixer, int64_t t, int64_t h, const Row& q, const Rows& k, const Rows& v) const {
+    const int64_t kv_head = h / (c_.num_heads / c_.num_kv_heads);
+    Row sum(static_cast<size_t>(c_.head_dim), 0.0);
+    double total = 0;
+    for (size_t j = 0; j < k.size(); ++j) {
+      if (!visible(mixer, t, static_cast<int64_t>(j))) continue;
+      const double score =
+          dot(part(q, h), part(k[j], kv_head)) / std::sqrt(static_cast<double>(c_.head_dim));
+      total += std::exp(score);
+      add(sum, part(v[j], kv_head), std::exp(score));
+    }
+    for (double& s : sum) s /= total;
+    return sum;
   }
 
   double feature(double z) const {
@@ -195,38 +201,41 @@ class PlainModel {
     return out;
   }
 
+  // States of all key/value heads, [key, value] each.
+  using States = std::vector<Rows>;
+
   Rows linear(const LayerWeights& w, const Rows& normed, const Rows& q, const Rows& k,
               const Rows& v) const {
-    const int64_t d = c_.head_dim;
-    std::vector<double> state(static_cast<size_t>(c_.num_kv_heads * d * d), 0.0);
-    const auto at = [&](int64_t h, int64_t key, int64_t value) -> double& {
-      return state[static_cast<size_t>((h * d + key) * d + value)];
-    };
+    const auto d = static_cast<size_t>(c_.head_dim);
+    States states(static_cast<size_t>(c_.num_kv_heads), Rows(d, Row(d, 0.0)));
     Rows out;
     for (size_t t = 0; t < q.size(); ++t) {
       const Row alpha = decay(w, normed[t], k[t]);
       for (int64_t h = 0; h < c_.num_kv_heads; ++h) {
-        for (int64_t a = 0; a < d; ++a) {
-          const auto channel = static_cast<size_t>(h * d + a);
-          for (int64_t b = 0; b < d; ++b) {
-            at(h, a, b) = alpha[channel] * at(h, a, b) +
-                          feature(k[t][channel]) * v[t][static_cast<size_t>(h * d + b)];
-          }
-        }
+        write_state(states[static_cast<size_t>(h)], part(alpha, h), part(k[t], h), part(v[t], h));
       }
-      Row heads(static_cast<size_t>(c_.query_size()), 0.0);
+      Row heads;
       for (int64_t h = 0; h < c_.num_heads; ++h) {
-        for (int64_t a = 0; a < d; ++a) {
-          const double query =
-              feature(q[t][static_cast<size_t>(h * d + a)]) / std::sqrt(static_cast<double>(d));
-          for (int64_t b = 0; b < d; ++b) {
-            heads[static_cast<size_t>(h * d + b)] +=
-                query * at(h / (c_.num_heads / c_.num_kv_heads), a, b);
-          }
-        }
+        const auto kv_head = static_cast<size_t>(h / (c_.num_heads / c_.num_kv_heads));
+        const Row head = read_state(states[kv_head], part(q[t], h));
+        heads.insert(heads.end(), head.begin(), head.end());
       }
       out.push_back(heads);
     }
+    return out;
+  }
+
+  void write_state(Rows& state, const Row& alpha, const Row& k, const Row& v) const {
+    for (size_t a = 0; a < k.size(); ++a) {
+      for (double& s : state[a]) s *= alpha[a];
+      add(state[a], v, feature(k[a]));
+    }
+  }
+
+  Row read_state(const Rows& state, const Row& q) const {
+    Row out(q.size(), 0.0);
+    const double scale = 1 / std::sqrt(static_cast<double>(c_.head_dim));
+    for (size_t a = 0; a < q.size(); ++a) add(out, state[a], scale * feature(q[a]));
     return out;
   }
 
