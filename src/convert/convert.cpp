@@ -81,6 +81,18 @@ void add_text_metadata(const std::string& folder, io::GgufMetadata& metadata) {
   }
 }
 
+io::GgufMetadata make_metadata(const model::OpenModel& opened, const model::ModelConfig& config,
+                               const std::string& source) {
+  io::GgufMetadata metadata;
+  model::config_to_gguf(config, "spikingbrain", metadata);
+  if (opened.metadata != nullptr) {
+    copy_text_metadata(*opened.metadata, metadata);
+  } else {
+    add_text_metadata(source, metadata);
+  }
+  return metadata;
+}
+
 bool is_spike_tensor(model::TensorUse use) {
   return use == model::TensorUse::kCodes || use == model::TensorUse::kScales ||
          use == model::TensorUse::kResidual;
@@ -153,6 +165,10 @@ ConvertResult convert_model(Context& context, const std::string& source, const s
                             const ConvertSettings& settings, const ProgressFunction& progress) {
   check(settings.overwrite || !fs::exists(output), "{}: the file exists; --force replaces it",
         output);
+  if (settings.spikes) {
+    const double k = settings.spikes->k;
+    check(k >= 1e-3 && k <= 1e6, "convert: spike k: expected 0.001 to 1000000, got {}", k);
+  }
   const model::OpenModel opened = model::open_model(source);
   model::ModelConfig config = opened.config;
   model::ModelWeights weights = model::bind_weights(config, *opened.source, opened.naming);
@@ -174,14 +190,6 @@ ConvertResult convert_model(Context& context, const std::string& source, const s
     weights = spikes->weights();
   }
 
-  io::GgufMetadata metadata;
-  model::config_to_gguf(config, "spikingbrain", metadata);
-  if (opened.metadata != nullptr) {
-    copy_text_metadata(*opened.metadata, metadata);
-  } else {
-    add_text_metadata(source, metadata);
-  }
-
   Writer writer(context, settings);
   model::for_each_tensor(config, weights, [&](const model::TensorSlot& slot) {
     if (is_spike_tensor(slot.use)) {
@@ -195,7 +203,7 @@ ConvertResult convert_model(Context& context, const std::string& source, const s
   if (const io::TensorEntry* factors = opened.source->find(kRopeFactors)) {
     writer.add(kRopeFactors, {factors->view, factors->view.shape(), DType::kF32, 1.0f});
   }
-  io::write_gguf(output, metadata, writer.plans(), progress);
+  io::write_gguf(output, make_metadata(opened, config, source), writer.plans(), progress);
   ConvertResult result{config, static_cast<int64_t>(fs::file_size(output)), {}};
   if (spikes) result.codes = spikes->reports();
   return result;

@@ -1,5 +1,6 @@
 #include "convert/spike_weights.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/block_formats.h"
@@ -19,6 +20,21 @@ Tensor widened(ConstTensorView view) {
   return out;
 }
 
+// a x b, summed in double.
+Tensor product(const Tensor& a, const Tensor& b) {
+  Tensor out(DType::kF32, Shape{a.shape()[0], b.shape()[1]});
+  std::vector<double> row(static_cast<size_t>(b.shape()[1]));
+  for (int64_t n = 0; n < a.shape()[0]; ++n) {
+    std::fill(row.begin(), row.end(), 0.0);
+    for (int64_t r = 0; r < b.shape()[0]; ++r) {
+      const double factor = a.view().row_as<float>(n)[r];
+      for (size_t c = 0; c < row.size(); ++c) row[c] += factor * b.view().row_as<float>(r)[c];
+    }
+    std::copy(row.begin(), row.end(), out.view().row_as<float>(n));
+  }
+  return out;
+}
+
 void copy_to(std::span<std::byte> out, ConstTensorView view) {
   for (int64_t row = 0; row < view.shape().rows(); ++row) {
     const auto bytes = static_cast<size_t>(view.row_bytes_used());
@@ -30,16 +46,27 @@ void copy_to(std::span<std::byte> out, ConstTensorView view) {
 
 // The codes are made when the first of its tensors is written and dropped after the last.
 struct SpikeWeights::Matrix {
+  std::string name;
   model::LinearWeights source;
   ConstTensorView importance;
+  int tensors = 0;  // planned, not yet written
   std::unique_ptr<model::ProjectionCodes> codes;
   CodeReport* report = nullptr;
 
-  void make(Context& context) {
-    if (codes) return;
-    codes = std::make_unique<model::ProjectionCodes>(context, source, importance);
+  const model::ProjectionCodes& make(Context& context) {
+    if (codes) return *codes;
+    try {
+      codes = std::make_unique<model::ProjectionCodes>(context, source, importance);
+    } catch (const Error& error) {
+      throw Error(error.kind(), fmt::format("tensor '{}': {}", name, error.what()));
+    }
     report->codes = source.weight.shape().elements();
     report->beyond = static_cast<int64_t>(codes->source().residual.size());
+    return *codes;
+  }
+
+  void written() {
+    if (--tensors == 0) codes.reset();
   }
 };
 
@@ -53,24 +80,13 @@ SpikeWeights::SpikeWeights(Context& context, const model::ModelConfig& source,
   check_config(config_, "spike weights");
 }
 
-// gate = up x down, computed as a product of the columns of down.
 void SpikeWeights::merge_gates(const model::ModelConfig& source) {
   config_.gate_low_rank = 0;
   for (int64_t layer = 0; layer < source.num_layers(); ++layer) {
     model::LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
     if (!w.gate_down.weight.defined()) continue;
-    const Tensor down = widened(w.gate_down.weight);  // [rank, hidden]
-    const Tensor up = widened(w.gate_up.weight);      // [kv, rank]
-    Tensor& gate = merged_.emplace_back(DType::kF32, Shape{up.shape()[0], down.shape()[1]});
-    for (int64_t n = 0; n < up.shape()[0]; ++n) {
-      std::vector<double> row(static_cast<size_t>(down.shape()[1]));
-      for (int64_t r = 0; r < down.shape()[0]; ++r) {
-        const double factor = up.view().row_as<float>(n)[r];
-        for (size_t c = 0; c < row.size(); ++c) row[c] += factor * down.view().row_as<float>(r)[c];
-      }
-      std::copy(row.begin(), row.end(), gate.view().row_as<float>(n));
-    }
-    w.gate.weight = gate;
+    merged_.push_back(product(widened(w.gate_up.weight), widened(w.gate_down.weight)));
+    w.gate.weight = merged_.back();
     w.gate.bias = w.gate_up.bias;
   }
 }
@@ -87,40 +103,52 @@ void SpikeWeights::add(const model::TensorSlot& slot, std::vector<io::GgufTensor
   const std::string name = model::tensor_name(slot, model::Naming::kGguf);
   if (slot.use == TensorUse::kCodes) {
     current_ = std::make_shared<Matrix>();
+    current_->name = name;
     current_->source.weight = *slot.view;
     current_->importance = importance_of(slot);
     current_->report = &reports_.emplace_back(CodeReport{name});
-    plans.push_back({name, DType::kI8, slot.shape, [this, m = current_](std::span<std::byte> out) {
-                       m->make(context_);
-                       copy_to(out, m->codes->source().codes);
-                     }});
+    plan({name, DType::kI8, slot.shape, {}}, plans,
+         [](const spike::SpikeWeightSource& made, std::span<std::byte> out) {
+           copy_to(out, made.codes);
+         });
     return;
   }
   if (slot.use == TensorUse::kScales && slot.optional) {  // of a matrix that stays as it is
     if (!slot.view->defined()) return;
-    plans.push_back({name, DType::kF32, slot.shape, [view = *slot.view](std::span<std::byte> out) {
-                       copy_to(out, widened(view));
-                     }});
+    // In their own dtype: quotients of bf16 weights and bf16 scales are bf16.
+    plans.push_back({name, slot.view->dtype(), slot.shape,
+                     [view = *slot.view](std::span<std::byte> out) { copy_to(out, view); }});
     return;
   }
   if (slot.use == TensorUse::kScales) {
     current_->source.scales = *slot.view;
-    plans.push_back({name, DType::kF32, slot.shape, [this, m = current_](std::span<std::byte> out) {
-                       m->make(context_);
-                       copy_to(out, m->codes->source().scales);
-                     }});
+    plan({name, DType::kF32, slot.shape, {}}, plans,
+         [](const spike::SpikeWeightSource& made, std::span<std::byte> out) {
+           copy_to(out, made.scales);
+         });
     return;
   }
   // A residual's size must be known before anything is written; only given scales cause one.
   current_->source.residual = *slot.view;
   if (!current_->source.scales.defined()) return;
   current_->make(context_);
+  current_->codes.reset();
   const int64_t entries = current_->report->beyond;
   if (entries == 0) return;
-  plans.push_back({name, DType::kI32, Shape{entries, 3}, [m = current_](std::span<std::byte> out) {
-                     const auto residual = m->codes->source().residual;
-                     std::memcpy(out.data(), residual.data(), residual.size_bytes());
-                   }});
+  plan({name, DType::kI32, Shape{entries, 3}, {}}, plans,
+       [](const spike::SpikeWeightSource& made, std::span<std::byte> out) {
+         std::memcpy(out.data(), made.residual.data(), made.residual.size_bytes());
+       });
+}
+
+void SpikeWeights::plan(io::GgufTensorPlan tensor, std::vector<io::GgufTensorPlan>& plans,
+                        const FillFunction& fill) {
+  ++current_->tensors;
+  tensor.fill = [this, fill, matrix = current_](std::span<std::byte> out) {
+    fill(matrix->make(context_).source(), out);
+    matrix->written();
+  };
+  plans.push_back(std::move(tensor));
 }
 
 }  // namespace spb::convert

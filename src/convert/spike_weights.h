@@ -7,6 +7,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -32,7 +33,12 @@ class SpikeWeights {
 
  private:
   struct Matrix;
+  using FillFunction =
+      std::function<void(const spike::SpikeWeightSource& made, std::span<std::byte> out)>;
 
+  // A tensor of the current matrix.
+  void plan(io::GgufTensorPlan tensor, std::vector<io::GgufTensorPlan>& plans,
+            const FillFunction& fill);
   void merge_gates(const model::ModelConfig& source);
   ConstTensorView importance_of(const model::TensorSlot& slot) const;
 

@@ -23,9 +23,11 @@ Tensor widened(ConstTensorView view) {
 
 class LayerBuilder {
  public:
-  LayerBuilder(Context& context, const ModelConfig& config, const LoadOptions& options)
+  LayerBuilder(Context& context, const ModelConfig& config, const io::TensorSource& source,
+               const LoadOptions& options)
       : context_(context),
         config_(config),
+        source_(source),
         repack_(options.repack),
         profile_(options.profile),
         event_driven_(options.event_driven) {}
@@ -82,7 +84,7 @@ class LayerBuilder {
     Projection out;
     out.bias = widened(w.bias);
     out.spikes = true;
-    const ProjectionCodes codes(context_, w);
+    const ProjectionCodes codes = codes_of(w);
     if (profile_ == SpikeProfile::kReference) {
       out.dense = codes.values(context_);
       out.weight = ops::prepare_matmul_weight(context_, out.dense, false);
@@ -92,6 +94,19 @@ class LayerBuilder {
     }
     copied_.insert(w.weight.data());
     return out;
+  }
+
+  ProjectionCodes codes_of(const LinearWeights& w) {
+    try {
+      return ProjectionCodes(context_, w);
+    } catch (const Error& error) {
+      for (const io::TensorEntry& entry : source_.tensors()) {
+        if (entry.view.data() != w.weight.data()) continue;
+        throw Error(error.kind(), fmt::format("{}: tensor '{}': {}", entry.file,
+                                              printable(entry.name), error.what()));
+      }
+      throw;
+    }
   }
 
   Network network(const NetworkWeights& w) {
@@ -137,6 +152,7 @@ class LayerBuilder {
 
   Context& context_;
   const ModelConfig& config_;
+  const io::TensorSource& source_;
   bool repack_;
   SpikeProfile profile_;
   bool event_driven_;
@@ -212,7 +228,7 @@ Model::Model(Context& context, ModelConfig config, ModelWeights weights,
       weights_(std::move(weights)),
       source_(std::move(source)) {
   if (options.spike_k) replace_spike_k(config_, *options.spike_k);
-  LayerBuilder builder(context, config_, options);
+  LayerBuilder builder(context, config_, *source_, options);
   builder.copy_experts(copy_experts(config_, weights_, options.experts));
   for (size_t i = 0; i < config_.layers.size(); ++i) {
     layers_.push_back(builder.build(config_.layers[i], weights_.layers[i]));

@@ -1,5 +1,8 @@
 #include "model/projection_codes.h"
 
+#include <cmath>
+#include <cstdlib>
+
 #include "core/block_formats.h"
 #include "core/error.h"
 
@@ -14,12 +17,44 @@ Tensor widened(ConstTensorView view) {
   return out;
 }
 
-std::vector<spike::CodeExcess> read_residual(ConstTensorView view) {
+void check_scales(const Tensor& scales) {
+  for (int64_t row = 0; row < scales.shape()[0]; ++row) {
+    for (int64_t group = 0; group < scales.shape()[1]; ++group) {
+      const float scale = scales.view().row_as<float>(row)[group];
+      check_data(std::isfinite(scale) && scale > 0,
+                 "scales: row {}, group {}: expected a finite number above 0, got {}", row, group,
+                 scale);
+    }
+  }
+}
+
+void check_excess(ConstTensorView codes, const spike::CodeExcess& entry) {
+  const Shape& shape = codes.shape();
+  check_data(entry.row >= 0 && entry.row < shape[0] && entry.column >= 0 && entry.column < shape[1],
+             "residual: expected places inside {}, got row {}, column {}", shape.to_string(),
+             entry.row, entry.column);
+  const int64_t code = int64_t{entry.excess} + codes.row_as<int8_t>(entry.row)[entry.column];
+  check_data(std::abs(code) <= spike::kMaxCode,
+             "residual: row {}, column {}: expected |code| up to {}, got {}", entry.row,
+             entry.column, spike::kMaxCode, code);
+}
+
+std::vector<spike::CodeExcess> read_residual(ConstTensorView codes, ConstTensorView view) {
   std::vector<spike::CodeExcess> residual;
   if (!view.defined()) return residual;
   for (int64_t i = 0; i < view.shape()[0]; ++i) {
-    const auto* entry = view.row_as<int32_t>(i);
-    residual.push_back({entry[0], entry[1], entry[2]});
+    const auto* numbers = view.row_as<int32_t>(i);
+    const spike::CodeExcess entry{numbers[0], numbers[1], numbers[2]};
+    check_excess(codes, entry);
+    if (!residual.empty()) {
+      const spike::CodeExcess& before = residual.back();
+      check_data(
+          before.row < entry.row || (before.row == entry.row && before.column < entry.column),
+          "residual: expected ascending rows and columns, each place once, got row {}, "
+          "column {} out of order",
+          entry.row, entry.column);
+    }
+    residual.push_back(entry);
   }
   return residual;
 }
@@ -31,7 +66,8 @@ ProjectionCodes::ProjectionCodes(Context& context, const LinearWeights& weights,
   if (weights.weight.dtype() == DType::kI8) {
     stored_codes_ = weights.weight;
     codes_.scales = widened(weights.scales);
-    stored_residual_ = read_residual(weights.residual);
+    check_scales(codes_.scales);
+    stored_residual_ = read_residual(weights.weight, weights.residual);
     return;
   }
   const Tensor floats = widened(weights.weight);
@@ -41,7 +77,8 @@ ProjectionCodes::ProjectionCodes(Context& context, const LinearWeights& weights,
   }
   const bool bf16 = weights.weight.dtype() == DType::kBF16;
   value_dtype_ = bf16 ? DType::kBF16 : DType::kF32;
-  codes_ = spike::split_codes(context, floats, widened(weights.scales), bf16);
+  const bool bf16_quotient = bf16 && weights.scales.dtype() == DType::kBF16;
+  codes_ = spike::split_codes(context, floats, widened(weights.scales), bf16_quotient);
 }
 
 spike::SpikeWeightSource ProjectionCodes::source() const {
@@ -64,10 +101,6 @@ Tensor ProjectionCodes::values(Context& context) const {
     }
   });
   for (const spike::CodeExcess& entry : from.residual) {
-    check_data(
-        entry.row >= 0 && entry.row < shape[0] && entry.column >= 0 && entry.column < shape[1],
-        "residual: expected places inside {}, got row {}, column {}", shape.to_string(), entry.row,
-        entry.column);
     const int32_t code = from.codes.row_as<int8_t>(entry.row)[entry.column] + entry.excess;
     floats.view().row_as<float>(entry.row)[entry.column] =
         static_cast<float>(code) *

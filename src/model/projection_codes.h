@@ -9,9 +9,11 @@ namespace spb::model {
 
 class ProjectionCodes {
  public:
-  // i8 weights are codes already and stay where they are. Floats with scales are rounded, in bf16
-  // where they are bf16; floats without get scales of their own, searched for with the importance
-  // of the input channels (spike/weights/weight_codes.h).
+  // i8 weights are codes already and stay where they are. Floats with scales are rounded, their
+  // quotients in bf16 where both are bf16; floats without get scales of their own, searched for
+  // with the importance of the input channels (spike/weights/weight_codes.h).
+  // Data error for scales that are not finite or not above 0, for a residual out of order, outside
+  // the matrix or beyond spike::kMaxCode, and for weights that are not finite.
   ProjectionCodes(Context& context, const LinearWeights& weights, ConstTensorView importance = {});
 
   spike::SpikeWeightSource source() const;

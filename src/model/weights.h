@@ -58,7 +58,7 @@ enum class TensorUse {
   kMatrix,       // multiplied: any block format
   kExperts,      // a stack of matrices, of which a token uses a few: any block format
   kCodes,        // multiplied with spike counts: 8-bit codes, or floats to be rounded with scales
-  kScales,       // of codes: f32
+  kScales,       // of codes: a float type
   kResidual,     // of codes: i32
   kVector,       // norms, biases, routers and sink embeddings: always f32 in our files
   kSmallMatrix,  // the low-rank gate: kept at 16 bits or more, since it feeds an exponent
