@@ -2,11 +2,9 @@
 // prompt is cut: at once, shortened around the window, in odd chunks, or token by token.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <memory>
 
-#include "golden/golden_recipe.h"
-#include "model/forward.h"
+#include "golden/golden_logits.h"
 
 namespace spb::golden {
 namespace {
@@ -14,43 +12,6 @@ namespace {
 // Relative to the largest |logit| of a run.
 constexpr double kF32Tolerance = 1e-5;
 constexpr double kBf16Tolerance = 1e-2;  // the stored logits were rounded after every operation
-
-// Logits of every position when the first `prompt` tokens come in chunks and the rest one by one.
-Tensor all_logits(Context& context, const model::Model& model, std::span<const int32_t> tokens,
-                  model::SequenceState& state, int64_t prompt,
-                  const std::vector<int64_t>& chunk_sizes) {
-  const auto total = static_cast<int64_t>(tokens.size());
-  Tensor logits(DType::kF32, Shape{total, model.config().vocab_size});
-  std::fill_n(logits.as<float>(), logits.shape().elements(), NAN);
-  int64_t done = 0;
-  for (size_t i = 0; done < total; ++i) {
-    int64_t count = 1;
-    if (done < prompt) count = std::min(chunk_sizes[i % chunk_sizes.size()], prompt - done);
-    const model::SequenceSlice slice{tokens.subspan(static_cast<size_t>(done), size_t(count)),
-                                     &state, model::Logits::kAll};
-    model::forward(context, model, {&slice, 1}, logits.view().rows(done, count));
-    done += count;
-  }
-  return logits;
-}
-
-// The largest difference at the stored positions that lie in [begin, logits' rows), relative to the
-// largest stored |logit|. NaN when any logit is.
-double difference(const Expected& expected, const Tensor& logits, int64_t begin = 0) {
-  double worst = 0;
-  for (size_t i = 0; i < expected.positions.size(); ++i) {
-    const int64_t position = expected.positions[i];
-    if (position < begin || position >= logits.shape()[0]) continue;
-    const float* got = logits.view().row_as<float>(position);
-    const float* wanted = expected.logits.view().row_as<float>(static_cast<int64_t>(i));
-    for (int64_t c = 0; c < logits.shape()[1]; ++c) {
-      const double error = std::fabs(static_cast<double>(got[c]) - static_cast<double>(wanted[c]));
-      if (std::isnan(error)) return NAN;
-      worst = std::max(worst, error);
-    }
-  }
-  return worst / expected.largest();
-}
 
 class GoldenModel : public testing::TestWithParam<std::string> {
  protected:

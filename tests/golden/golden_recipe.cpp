@@ -15,8 +15,12 @@
 namespace spb::golden {
 namespace {
 
-std::filesystem::path models_folder() {
-  return std::filesystem::path(SPB_SOURCE_DIR) / "tests" / "golden" / "models";
+std::filesystem::path folder_of(const std::string& folder) {
+  return std::filesystem::path(SPB_SOURCE_DIR) / "tests" / "golden" / folder;
+}
+
+std::string file_of(const std::string& folder, const std::string& name) {
+  return (folder_of(folder) / name).string();
 }
 
 uint64_t fnv1a(const std::string& text) {
@@ -28,6 +32,20 @@ uint64_t fnv1a(const std::string& text) {
 float widen(ConstTensorView matrix, int64_t row, int64_t column) {
   if (matrix.dtype() == DType::kF32) return matrix.row_as<float>(row)[column];
   return to_float(matrix.row_as<bf16>(row)[column]);
+}
+
+double edited(const std::vector<RecipeEdit>& edits, int64_t index, double value) {
+  for (const RecipeEdit& edit : edits) {
+    if (index < edit.first || index >= edit.first + edit.count) continue;
+    if (edit.kind == "times") {
+      value *= edit.number;
+    } else if (edit.kind == "set") {
+      value = edit.number;
+    } else {
+      value = std::nearbyint(value / edit.number) * edit.number;
+    }
+  }
+  return value;
 }
 
 const io::Json& find_run(const io::Json& runs, const std::string& tensor) {
@@ -48,10 +66,10 @@ double Expected::largest() const {
 }
 
 Expected Case::expected(const std::string& tensor) const {
-  const io::Json json = io::read_json_file((models_folder() / (name + ".json")).string());
+  const io::Json json = io::read_json_file(file_of(folder, name + ".json"));
   Expected found;
   find_run(json.at("runs"), tensor).at("positions").get_to(found.positions);
-  const auto source = io::open_safetensors((models_folder() / (name + ".safetensors")).string());
+  const auto source = io::open_safetensors(file_of(folder, name + ".safetensors"));
   const ConstTensorView stored = source->at(tensor).view;
   found.logits = Tensor(DType::kF32, stored.shape());
   for (int64_t row = 0; row < stored.shape()[0]; ++row) {
@@ -62,23 +80,34 @@ Expected Case::expected(const std::string& tensor) const {
   return found;
 }
 
-std::vector<std::string> case_names() {
+Tensor Case::stored(const std::string& tensor) const {
+  const auto source = io::open_safetensors(file_of(folder, name + ".safetensors"));
+  const ConstTensorView view = source->at(tensor).view;
+  Tensor copy(view.dtype(), view.shape());
+  std::memcpy(copy.view().data(), view.data(), static_cast<size_t>(view.bytes()));
+  return copy;
+}
+
+std::vector<std::string> case_names(const std::string& folder) {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(models_folder())) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder_of(folder))) {
     if (entry.path().extension() == ".json") names.push_back(entry.path().stem().string());
   }
   std::sort(names.begin(), names.end());
   return names;
 }
 
-Case read_case(const std::string& name) {
-  const io::Json json = io::read_json_file((models_folder() / (name + ".json")).string());
-  Case found{name, json.at("config"), {}, {}, json.at("prefill").get<int64_t>()};
+Case read_case(const std::string& name, const std::string& folder) {
+  const io::Json json = io::read_json_file(file_of(folder, name + ".json"));
+  Case found{folder, name, json.at("config"), {}, {}, json.at("prefill").get<int64_t>()};
   json.at("tokens").get_to(found.tokens);
   for (const io::Json& row : json.at("tensors")) {
     const auto sizes = row.at(1).get<std::vector<int64_t>>();
-    const Shape shape = sizes.size() == 1 ? Shape{sizes[0]} : Shape{sizes.at(0), sizes.at(1)};
-    found.tensors.push_back({row.at(0), shape, row.at(2), row.at(3)});
+    TensorRecipe recipe{row.at(0), Shape(sizes), row.at(2), row.at(3)};
+    for (const io::Json& edit : row.size() > 4 ? row.at(4) : io::Json::array()) {
+      recipe.edits.push_back({edit.at(0), edit.at(1), edit.at(2), edit.at(3)});
+    }
+    found.tensors.push_back(std::move(recipe));
   }
   return found;
 }
@@ -98,7 +127,8 @@ Tensor make_tensor(const TensorRecipe& recipe, DType dtype) {
   Tensor tensor(dtype, recipe.shape);
   Rng rng(fnv1a(recipe.name));
   for (int64_t i = 0; i < recipe.shape.elements(); ++i) {
-    const double value = (2.0 * rng.uniform() - 1.0) * recipe.scale + recipe.offset;
+    const double drawn = (2.0 * rng.uniform() - 1.0) * recipe.scale + recipe.offset;
+    const double value = edited(recipe.edits, i, drawn);
     if (dtype == DType::kF32) {
       tensor.as<float>()[i] = static_cast<float>(value);
     } else {

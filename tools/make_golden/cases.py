@@ -22,7 +22,7 @@ class Case:
 
 
 @dataclass
-class _Builder:
+class Builder:
     """Collects tensor recipes with scales that keep activations near unit variance."""
 
     tensors: list = field(default_factory=list)
@@ -50,21 +50,26 @@ class _Builder:
 
 
 def gla_swa(name, *, heads, kv_heads, head_dim, layers, intermediate, window, vocab, length,
-            tied=False, theta=1e6, eps=1e-6, attn_layers=None, gate=(16.0, -12.0), notes=""):
+            tied=False, theta=1e6, eps=1e-6, attn_layers=None, gate=(16.0, -12.0), notes="",
+            build=None, full_gate=False):
     """`gate` is the half-width and the center of the gate bias z; log decay = logsigmoid(z) / 16."""
     hidden = heads * head_dim
     kv_dim = kv_heads * head_dim
     depth_gain = layers**-0.5
-    build = _Builder()
+    build = build or Builder()
     build.add("model.embeddings.weight", (vocab, hidden), 0.6 if tied else 1.7)
     for layer in range(layers):
         block = f"model.layers.{layer}"
         build.norm(f"{block}.attn_norm", hidden)
         build.qkv(f"{block}.attn", hidden, heads, kv_heads, head_dim, bias=True, qk_gain=0.9)
         if layer not in (attn_layers if attn_layers is not None else range(1, layers, 2)):
-            build.linear(f"{block}.attn.gk_proj.0", 16, hidden)
-            build.linear(f"{block}.attn.gk_proj.1", kv_dim, 16, 2.0)
-            build.add(f"{block}.attn.gk_proj.1.bias", (kv_dim,), *gate)
+            if full_gate:
+                build.linear(f"{block}.attn.gk_proj", kv_dim, hidden, 2.0)
+                build.add(f"{block}.attn.gk_proj.bias", (kv_dim,), *gate)
+            else:
+                build.linear(f"{block}.attn.gk_proj.0", 16, hidden)
+                build.linear(f"{block}.attn.gk_proj.1", kv_dim, 16, 2.0)
+                build.add(f"{block}.attn.gk_proj.1.bias", (kv_dim,), *gate)
             build.norm(f"{block}.attn.g_norm", head_dim)
             build.linear(f"{block}.attn.o_proj", hidden, hidden, 0.5 * depth_gain)
         else:
@@ -93,7 +98,7 @@ def transformer(name, family, *, heads, kv_heads, head_dim, layers, intermediate
                 tied=False, theta=10000.0, eps=1e-5, rope_scaling=None, notes=""):
     hidden = heads * head_dim
     depth_gain = layers**-0.5
-    build = _Builder()
+    build = Builder()
     build.add("model.embed_tokens.weight", (vocab, hidden), 0.6 if tied else 1.7)
     for layer in range(layers):
         block = f"model.layers.{layer}"

@@ -123,12 +123,34 @@ def _install(name: str, **members):
 
 def load_reference(checkout: str):
     """Returns (config class, model class, cache class) of CHECKOUT/hf_7B_model."""
+    modeling = import_modeling(checkout, "hf_7B_model")
+    return modeling.GLAswaConfig, modeling.GLAswaForCausalLM, modeling.Cache
+
+
+def _swiglu_linear(gate, up, weight, bias):
+    """One rounding after the activation, as the fused kernel has it."""
+    z = nn.functional.silu(_wide(gate)) * _wide(up)
+    return nn.functional.linear(z.to(gate.dtype), weight, bias)
+
+
+def _upad_input(q, k, v, mask, query_length, *_):
+    """Of one sequence without padding, whose last query stands at the last key."""
+    if q.shape[0] != 1 or q.shape[1] != query_length or not bool((mask != 0).all()):
+        raise NotImplementedError("flash_attn: expected one sequence without padding")
+    ends = [torch.tensor([0, x.shape[1]], dtype=torch.int32) for x in (q, k)]
+    indices = torch.arange(query_length)
+    return q[0], k[0], v[0], indices, tuple(ends), (q.shape[1], k.shape[1])
+
+
+def import_modeling(checkout: str, package: str):
+    """The module modeling_gla_swa of CHECKOUT/PACKAGE."""
     import transformers.cache_utils
     import transformers.configuration_utils
+    import transformers.modeling_flash_attention_utils
     import transformers.modeling_utils
     import transformers.utils
 
-    folder = Path(checkout) / "hf_7B_model"
+    folder = Path(checkout) / package
     if not (folder / "modeling_gla_swa.py").is_file():
         raise SystemExit(f"{folder}: expected modeling_gla_swa.py of the reference repository")
     _install("fla")
@@ -142,21 +164,23 @@ def load_reference(checkout: str):
     _install("flash_attn.flash_attn_interface", flash_attn_func=_refuse,
              flash_attn_varlen_func=FlashWindow.varlen)
     _install("flash_attn.bert_padding", pad_input=_pad, unpad_input=_unpad)
-    _install("hf_7B_model.activations", swiglu_linear=_refuse)
+    _install(f"{package}.activations", swiglu_linear=_swiglu_linear)
     replaced = [
         (transformers.modeling_utils, "PreTrainedModel", PlainPreTrainedModel),
         (transformers.configuration_utils, "PretrainedConfig", PlainConfig),
         (transformers.cache_utils, "Cache", PlainCache),
         (transformers.utils, "is_flash_attn_2_available", lambda: True),
     ]
+    if package == "W8ASpike":  # written for an older release, whose function took one argument less
+        replaced.append((transformers.modeling_flash_attention_utils, "_upad_input", _upad_input))
     originals = [(module, key, getattr(module, key)) for module, key, _ in replaced]
     sys.path.insert(0, str(checkout))
     try:
         for module, key, value in replaced:
             setattr(module, key, value)
-        modeling = importlib.import_module("hf_7B_model.modeling_gla_swa")
+        modeling = importlib.import_module(f"{package}.modeling_gla_swa")
     finally:
         for module, key, value in originals:
             setattr(module, key, value)
         sys.path.pop(0)
-    return modeling.GLAswaConfig, modeling.GLAswaForCausalLM, modeling.Cache
+    return modeling

@@ -127,13 +127,13 @@ def freeze(case, reference, out):
     document = {"name": case.name, "notes": case.notes, "config": case.config,
                 "prefill": case.prefill, "tokens": tokens, "runs": runs,
                 "tensors": [recipe.as_json() for recipe in case.tensors]}
-    (out / f"{case.name}.json").write_text(_compact(document))
+    (out / f"{case.name}.json").write_text(compact(document))
     weights = out / f"{case.name}.safetensors"
     save_file(stored, str(weights))
     weights.chmod(0o644)
 
 
-def _compact(document):
+def compact(document):
     """One line per entry of the top level, and per tensor."""
     lines = []
     for key, value in document.items():

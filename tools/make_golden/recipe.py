@@ -3,6 +3,11 @@
 Element i of the tensor called NAME is (2u - 1) * scale + offset, computed in double and rounded to
 float32, and from there to bfloat16 (nearest even) where the model is bfloat16. u is the top 53 bits
 of the (i + 1)-th output of SplitMix64 seeded with the FNV-1a hash (64 bits) of NAME.
+
+Edits then change ranges of elements, one after the other, before the rounding to float32:
+["times", first, count, factor] multiplies, ["set", first, count, value] replaces, and
+["grid", first, count, step] moves to the nearest multiple of a step that is a power of two (the
+even one of two).
 """
 
 from dataclasses import dataclass
@@ -19,9 +24,11 @@ class TensorRecipe:
     shape: tuple
     scale: float
     offset: float = 0.0
+    edits: tuple = ()
 
     def as_json(self):
-        return [self.name, list(self.shape), self.scale, self.offset]
+        row = [self.name, list(self.shape), self.scale, self.offset]
+        return row + [[list(edit) for edit in self.edits]] if self.edits else row
 
 
 def fnv1a64(text: str) -> int:
@@ -45,6 +52,14 @@ def uniform(name: str, count: int) -> np.ndarray:
 def make_tensor(recipe: TensorRecipe) -> torch.Tensor:
     count = int(np.prod(recipe.shape))
     values = (2.0 * uniform(recipe.name, count) - 1.0) * recipe.scale + recipe.offset
+    for kind, first, count, number in recipe.edits:
+        part = values[first:first + count]
+        if kind == "times":
+            part *= number
+        elif kind == "set":
+            part[:] = number
+        else:
+            part[:] = np.rint(part / number) * number
     return torch.from_numpy(values.astype(np.float32)).reshape(recipe.shape)
 
 
