@@ -68,6 +68,7 @@ int main(int argc, char** argv) {
   spb::cli::add_tokenize(app);
   spb::cli::add_inspect(app);
   spb::cli::add_perplexity(app);
+  spb::cli::add_spikes(app);
   spb::cli::add_bench(app);
   spb::cli::add_synth(app);
   spb::cli::add_completion(app);
