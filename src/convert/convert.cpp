@@ -149,6 +149,61 @@ class Writer {
   std::vector<io::GgufTensorPlan> plans_;
 };
 
+// What is to be written: the source as it is, upcycled, or as spikes.
+class Target {
+ public:
+  Target(Context& context, const std::string& source, const model::OpenModel& opened,
+         const ConvertSettings& settings)
+      : config_(opened.config),
+        weights_(model::bind_weights(opened.config, *opened.source, opened.naming)) {
+    if (settings.upcycle) {
+      check(!settings.spikes && !config_.spikes,
+            "{}: a model is upcycled or turned into spikes, not both at once", source);
+      upcycling_.emplace(config_, weights_, *settings.upcycle);
+      use(*upcycling_);
+    } else if (settings.spikes || config_.spikes) {
+      if (settings.spikes) importance_ = measure_importance(context, source, settings);
+      const double k = settings.spikes ? settings.spikes->k : config_.spikes->k;
+      spikes_.emplace(context, config_, weights_, k, importance_);
+      use(*spikes_);
+    }
+  }
+  Target(const Target&) = delete;  // the parts refer to each other
+  Target& operator=(const Target&) = delete;
+
+  const model::ModelConfig& config() const { return config_; }
+
+  void plan(Writer& writer) {
+    model::for_each_tensor(config_, weights_, [&](const model::TensorSlot& slot) {
+      if (is_spike_tensor(slot.use)) {
+        spikes_->add(slot, writer.plans());
+      } else if (slot.view->defined()) {
+        writer.add(slot, upcycling_ ? upcycling_->factor(slot) : 1.0f);
+      } else {
+        writer.add_router(slot, *upcycling_);
+      }
+    });
+  }
+
+  std::vector<CodeReport> code_reports() const {
+    return spikes_ ? spikes_->reports() : std::vector<CodeReport>();
+  }
+
+ private:
+  template <typename Change>
+  void use(Change& change) {
+    model::ModelConfig config = change.config();
+    weights_ = change.weights();
+    config_ = std::move(config);
+  }
+
+  model::ModelConfig config_;
+  model::ModelWeights weights_;
+  std::optional<Upcycling> upcycling_;
+  Importance importance_;
+  std::optional<SpikeWeights> spikes_;
+};
+
 }  // namespace
 
 DType default_embedding_format(DType format) { return is_float(format) ? format : DType::kQ8_0; }
@@ -170,43 +225,15 @@ ConvertResult convert_model(Context& context, const std::string& source, const s
     check(k >= 1e-3 && k <= 1e6, "convert: spike k: expected 0.001 to 1000000, got {}", k);
   }
   const model::OpenModel opened = model::open_model(source);
-  model::ModelConfig config = opened.config;
-  model::ModelWeights weights = model::bind_weights(config, *opened.source, opened.naming);
-  std::optional<Upcycling> upcycling;
-  if (settings.upcycle) {
-    upcycling.emplace(config, weights, *settings.upcycle);
-    config = upcycling->config();
-    weights = upcycling->weights();
-  }
-  Importance importance;
-  std::optional<SpikeWeights> spikes;
-  if (settings.spikes || config.spikes) {
-    check(!settings.upcycle, "{}: a model is upcycled or turned into spikes, not both at once",
-          source);
-    if (settings.spikes) importance = measure_importance(context, source, settings);
-    const double k = settings.spikes ? settings.spikes->k : config.spikes->k;
-    spikes.emplace(context, config, weights, k, importance);
-    config = spikes->config();
-    weights = spikes->weights();
-  }
+  Target target(context, source, opened, settings);
 
   Writer writer(context, settings);
-  model::for_each_tensor(config, weights, [&](const model::TensorSlot& slot) {
-    if (is_spike_tensor(slot.use)) {
-      spikes->add(slot, writer.plans());
-    } else if (slot.view->defined()) {
-      writer.add(slot, upcycling ? upcycling->factor(slot) : 1.0f);
-    } else {
-      writer.add_router(slot, *upcycling);
-    }
-  });
+  target.plan(writer);
   if (const io::TensorEntry* factors = opened.source->find(kRopeFactors)) {
     writer.add(kRopeFactors, {factors->view, factors->view.shape(), DType::kF32, 1.0f});
   }
-  io::write_gguf(output, make_metadata(opened, config, source), writer.plans(), progress);
-  ConvertResult result{config, static_cast<int64_t>(fs::file_size(output)), {}};
-  if (spikes) result.codes = spikes->reports();
-  return result;
+  io::write_gguf(output, make_metadata(opened, target.config(), source), writer.plans(), progress);
+  return {target.config(), static_cast<int64_t>(fs::file_size(output)), target.code_reports()};
 }
 
 }  // namespace spb::convert
