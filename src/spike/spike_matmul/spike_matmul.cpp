@@ -90,8 +90,8 @@ void check_events(const SpikeMatmulArgs& args) {
 
 enum class Kernel { kCells, kTiles, kEvents, kPlanes };
 
-// From so many rows of counts on, tiles are worth their while: a strip of them costs as much as 4.
-constexpr int64_t kTileTokens = 5;
+// From so many rows of counts on, tiles are worth their while: a strip of them costs as much as 8.
+constexpr int64_t kTileTokens = 9;
 
 Kernel dense_kernel(const SpikeCounts& counts, const SpikeWeight::Impl& weight) {
   const bool tiles = isa() == Isa::kAmx && counts.core.shape()[0] >= kTileTokens &&

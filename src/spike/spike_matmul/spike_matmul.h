@@ -20,7 +20,7 @@
 // Tolerance against the reference: none, the bits are the same.
 //
 // Paths. The caller may insist on one, otherwise:
-//   dense    int8 products of 16 rows of weights at a time; from 5 rows of s on in tiles where the
+//   dense    int8 products of 16 rows of weights at a time; from 9 rows of s on in tiles where the
 //            processor has them. Every weight is read once for all rows of s, at most.
 //   events   one row of s: only the weights of channels that fire are read, from the channel-major
 //            copy. Chosen when event_pays. Forced, it handles the rows of s one after the other.
