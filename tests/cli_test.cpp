@@ -259,5 +259,26 @@ TEST_F(CliTest, UpcyclingSaysHowFarTheMixtureIsFromTheDenseModel) {
   EXPECT_NE(refused.error.find("experts per token"), std::string::npos) << refused.error;
 }
 
+TEST_F(CliTest, ASpikingModelRunsWithoutFlagsAndTellsOfItsSpikes) {
+  const std::string spiking = file("spiking.gguf");
+  const Outcome quantized =
+      spb("quantize " + model() + " --spike -o " + spiking + " --force --report");
+  EXPECT_EQ(quantized.status, 0) << quantized.error;
+  EXPECT_NE(quantized.out.find("blk.0.attn_q.weight"), std::string::npos) << quantized.out;
+  const std::string command = "run " + spiking + " -p hello -n 4 --temperature 0";
+  const Outcome plain = spb(command);
+  EXPECT_EQ(plain.status, 0) << plain.error;
+  const Outcome told = spb(command + " --spikes --verify-spikes");
+  EXPECT_EQ(told.status, 0) << told.error;
+  EXPECT_EQ(told.out, plain.out);
+  EXPECT_NE(told.error.find("per token"), std::string::npos) << told.error;
+  EXPECT_NE(told.error.find("% silent"), std::string::npos) << told.error;
+  EXPECT_EQ(spb("bench " + spiking + " --prefill 16 --depths 0 -n 2 -r 1").status, 0);
+  const Outcome dense = spb("run " + model() + " -p hello -n 1 --spikes");
+  EXPECT_EQ(dense.status, 2);
+  EXPECT_NE(dense.error.find("no spiking model"), std::string::npos) << dense.error;
+  EXPECT_EQ(spb("quantize " + model() + " --spike --k 0 -o " + file("bad.gguf")).status, 2);
+}
+
 }  // namespace
 }  // namespace spb

@@ -4,11 +4,13 @@
 
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "cli/command.h"
 #include "cli/generation.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/spike_meter.h"
 #include "core/error.h"
 #include "core/progress.h"
 #include "text/conversation.h"
@@ -30,6 +32,7 @@ struct ChatOptions {
   engine::GenerateOptions generate;
   std::string system;
   std::string chat_template;
+  bool spikes = false;
 };
 
 class Conversation {
@@ -62,9 +65,14 @@ class Conversation {
   // Asks and streams the answer.
   void ask(const std::string& question) {
     const std::vector<int32_t> tokens = turn_tokens(question);
+    std::optional<SpikeMeter> meter;
+    if (options_.spikes) meter.emplace(context_, model_, options_.model.hooks(), *session_);
     prefill_with_progress(*session_, tokens);
     first_ = false;
-    const Reply reply = stream_reply(*session_, options_.generate, true);
+    const Reply reply = stream_reply(*session_, options_.generate, true, [&] {
+      if (meter) meter->update();
+    });
+    if (meter) meter->finish();
     closed_ = reply.reason == engine::FinishReason::kEnd;
     if (reply.reason == engine::FinishReason::kContext) {
       fmt::print(stderr, "[the context is full; /reset starts again]\n");
@@ -169,6 +177,8 @@ void add_chat(CLI::App& app) {
   command->add_option("-n,--max-tokens", options->generate.max_tokens,
                       "longest reply (default: until the model ends it)");
   command->add_option("--stop", options->generate.stop_sequences, "text that ends a reply");
+  command->add_flag("--spikes", options->spikes,
+                    "spiking models: a line with spikes, silence and estimated energy");
   options->state.add_to(*command);
   options->sampling.add_to(*command);
   command->footer(

@@ -26,13 +26,15 @@ void prefill_with_progress(engine::Session& session, std::span<const int32_t> to
   session.prefill(tokens, [&](int64_t done, int64_t) { progress.update(done); });
 }
 
-Reply stream_reply(engine::Session& session, const engine::GenerateOptions& options, bool show) {
+Reply stream_reply(engine::Session& session, const engine::GenerateOptions& options, bool show,
+                   const std::function<void()>& after_token) {
   Reply reply;
   reply.reason =
       session.generate(options, [&](const ops::SampledToken& token, std::string_view text) {
         if (token.id >= 0) reply.tokens.push_back(token);
         reply.text += text;
         if (show) write_out(text);
+        if (after_token) after_token();
       });
   if (show && (reply.text.empty() || reply.text.back() != '\n')) write_out("\n");
   return reply;

@@ -1,6 +1,7 @@
 // What run and chat have in common: prefill with a progress bar, stream text, report speed.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "engine/session.h"
@@ -16,7 +17,9 @@ struct Reply {
   std::vector<ops::SampledToken> tokens;
   engine::FinishReason reason = engine::FinishReason::kEnd;
 };
-Reply stream_reply(engine::Session& session, const engine::GenerateOptions& options, bool show);
+// `after_token` may be empty.
+Reply stream_reply(engine::Session& session, const engine::GenerateOptions& options, bool show,
+                   const std::function<void()>& after_token = {});
 
 // "prompt 34 tokens, 512.0 tokens/s; reply 80 tokens, 95.1 tokens/s" on stderr.
 void print_speed(const engine::SessionTimes& times);

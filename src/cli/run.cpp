@@ -3,11 +3,13 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/command.h"
 #include "cli/generation.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/spike_meter.h"
 #include "core/error.h"
 #include "text/chat_template.h"
 
@@ -25,6 +27,7 @@ struct RunOptions {
   std::string chat_template;
   bool json = false;
   bool quiet = false;
+  bool spikes = false;
 };
 
 std::vector<int32_t> prompt_tokens(const RunOptions& options, const engine::TextModel& model) {
@@ -71,8 +74,13 @@ void run(const RunOptions& options) {
   engine::Session session(context, model, options.state.state_options(), sampling,
                           interrupt.flag());
   session.set_hooks(options.model.hooks());
+  std::optional<SpikeMeter> meter;
+  if (options.spikes) meter.emplace(context, model, options.model.hooks(), session);
   prefill_with_progress(session, tokens);
-  const Reply reply = stream_reply(session, options.generate, !options.json);
+  const Reply reply = stream_reply(session, options.generate, !options.json, [&] {
+    if (meter) meter->update();
+  });
+  if (meter) meter->finish();
   if (options.json) fmt::print("{}\n", to_json(reply, session.times()).dump());
   if (!options.quiet && !options.json) print_speed(session.times());
   if (reply.reason == engine::FinishReason::kInterrupted) {
@@ -101,6 +109,8 @@ void add_run(CLI::App& app) {
   command->add_option("--top-logprobs", options->sampling.settings.top_log_probabilities,
                       "with --json: alternatives of every token");
   command->add_flag("--json", options->json, "one JSON object instead of text");
+  command->add_flag("--spikes", options->spikes,
+                    "spiking models: a line with spikes, silence and estimated energy");
   command->add_flag("-q,--quiet", options->quiet, "no speed report");
   command->footer(
       "Examples:\n"
