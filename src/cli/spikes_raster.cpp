@@ -61,10 +61,11 @@ void parse_neurons(const std::string& text, RasterRequest& request) {
 
 void RasterTap::operator()(const SiteCounts& seen) {
   if (seen.layer != request_.layer || seen.site != request_.site) return;
-  if (seen.tokens.first != seen.tokens.position) return;  // the first window only
   const int64_t columns = seen.counts->core.shape()[1];
   channels_ = columns * seen.rows_per_token;
+  // The first window only; and of parallel mixers that fire one after the other, the first.
   const auto kept = static_cast<int64_t>(counts_.size()) / channels_;
+  if (kept != seen.tokens.first) return;
   const int64_t rows = std::min(request_.tokens - kept, seen.tokens.count) * seen.rows_per_token;
   if (rows <= 0) return;
   const auto start = static_cast<int64_t>(counts_.size());
