@@ -62,8 +62,10 @@ class HistogramDrawing {
 
   void draw_ticks(Svg& svg) const {
     for (int decade = 0; decade >= lowest_decade_; --decade) {
+      const int power = decade + 2;  // in percent
       draw_y_tick(svg, frame_, y_of(std::pow(10.0, decade)),
-                  fmt::format("{:.{}f} %", std::pow(10.0, decade + 2), std::max(0, -decade - 2)));
+                  power >= -2 ? fmt::format("{:.{}f} %", std::pow(10.0, power), std::max(0, -power))
+                              : fmt::format("1e{} %", power));
     }
     for (const int64_t count : {0, 1, 2, 3, 4, 5, 6, 7, 10, 15, 22, 31, 45, 63, 90, 127}) {
       if (count >= static_cast<int64_t>(bins_)) break;
