@@ -74,7 +74,7 @@ TEST_F(SmolLm2, EveryClearChoiceOfTheGreedyContinuationsIsTheSame) {
     const auto expected = prompt.at("continuation").get<std::vector<int32_t>>();
     const auto gaps = prompt.at("gaps").get<std::vector<double>>();
     auto next = prompt.at("prompt").get<std::vector<int32_t>>();
-    model::SequenceState state(model_.model->config(), {512, 512, DType::kF16});
+    model::SequenceState state(*model_.model, {512, 512, DType::kF16});
     for (size_t i = 0; i < expected.size(); ++i) {
       const int32_t best = best_after(state, next);
       ++all;
