@@ -13,23 +13,14 @@
 
 #include "convert/convert.h"
 #include "golden/byte_tokenizer.h"
+#include "golden/command.h"
 #include "golden/golden_recipe.h"
 
 namespace spb {
 namespace {
 
-std::string slurp(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream out;
-  out << in.rdbuf();
-  return out.str();
-}
-
-struct Outcome {
-  int status = -1;
-  std::string out;
-  std::string error;
-};
+using golden::Outcome;
+using io::read_text;
 
 class CliTest : public testing::Test {
  protected:
@@ -52,11 +43,7 @@ class CliTest : public testing::Test {
   static Outcome shell(const std::string& script, const std::string& input = "") {
     write("script", script);
     write("stdin", input);
-    const int status = std::system(fmt::format("sh {} <{} >{} 2>{}", file("script"), file("stdin"),
-                                               file("stdout"), file("stderr"))
-                                       .c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(file("stdout")),
-            slurp(file("stderr"))};
+    return golden::run_command(*folder_, fmt::format("sh {} <{}", file("script"), file("stdin")));
   }
 
   static Outcome spb(const std::string& words, const std::string& input = "") {
@@ -103,7 +90,7 @@ TEST_F(CliTest, UsageErrorsExitWithTwo) {
 }
 
 TEST_F(CliTest, BadFilesExitWithOneLineThatNamesThem) {
-  const std::string whole = slurp(model());
+  const std::string whole = read_text(model());
   write("empty.gguf", "");
   write("text.gguf", "this is not a model at all");
   write("cut.gguf", whole.substr(0, whole.size() / 2));
@@ -223,7 +210,7 @@ TEST_F(CliTest, InterruptEndsCleanlyWithWhatWasWritten) {
           nullptr);
     _exit(127);
   }
-  for (int wait = 0; wait < 200 && slurp(file("interrupted")).empty(); ++wait) {
+  for (int wait = 0; wait < 200 && read_text(file("interrupted")).empty(); ++wait) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   kill(child, SIGINT);
@@ -231,7 +218,7 @@ TEST_F(CliTest, InterruptEndsCleanlyWithWhatWasWritten) {
   waitpid(child, &status, 0);
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 130);
-  const std::string text = slurp(file("interrupted"));
+  const std::string text = read_text(file("interrupted"));
   ASSERT_FALSE(text.empty());
   EXPECT_EQ(text.back(), '\n');
 }

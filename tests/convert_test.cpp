@@ -9,6 +9,7 @@
 
 #include "convert/synthesize.h"
 #include "core/error.h"
+#include "core/test_errors.h"
 #include "golden/byte_tokenizer.h"
 #include "golden/golden_recipe.h"
 #include "io/checkpoint.h"
@@ -17,6 +18,8 @@
 
 namespace spb {
 namespace {
+
+using test::message_of;
 
 std::vector<float> last_logits(Context& context, const std::string& path,
                                std::span<const int32_t> tokens) {
@@ -36,15 +39,6 @@ double relative_difference(const std::vector<float>& a, const std::vector<float>
     difference = std::max(difference, std::fabs(static_cast<double>(a[i]) - b[i]));
   }
   return difference / largest;
-}
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 class ConvertTest : public testing::Test {

@@ -1,6 +1,5 @@
 // spb spikes as a user meets it: its figures, its files and its refusals.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -10,6 +9,7 @@
 
 #include "convert/convert.h"
 #include "golden/byte_tokenizer.h"
+#include "golden/command.h"
 #include "golden/golden_recipe.h"
 #include "model/forward.h"
 #include "spike/statistics/statistics.h"
@@ -21,18 +21,8 @@ namespace {
 
 using io::Json;
 
-std::string slurp(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream out;
-  out << in.rdbuf();
-  return out.str();
-}
-
-struct Outcome {
-  int status = -1;
-  std::string out;
-  std::string error;
-};
+using golden::Outcome;
+using io::read_text;
 
 constexpr const char* kText =
     "The quick brown fox jumps over the lazy dog. <|im_end|> 12 + 30 = 42.";
@@ -58,10 +48,7 @@ class SpikesCommandTest : public testing::Test {
   static std::string file(const std::string& name) { return folder_->file(name); }
 
   static Outcome spb(const std::string& words) {
-    const int status = std::system(
-        fmt::format(SPB_BINARY " {} >{} 2>{}", words, file("stdout"), file("stderr")).c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(file("stdout")),
-            slurp(file("stderr"))};
+    return golden::run_command(*folder_, fmt::format(SPB_BINARY " {}", words));
   }
   static Outcome spikes(const std::string& words = "") {
     return spb(fmt::format("spikes {} --text {} {}", file("spiking.gguf"), file("text"), words));
@@ -178,7 +165,7 @@ TEST_F(SpikesCommandTest, EnergyCountsEveryPartAndAddsUp) {
   const Json report =
       spb("spikes " + file("spiking.gguf") + " --text " + file("text") + " --json --profile report")
                   .status == 0
-          ? Json::parse(slurp(file("stdout")))
+          ? Json::parse(read_text(file("stdout")))
           : Json();
   const auto parts = [](const Json& from) {
     std::map<std::string, Json> named;
@@ -227,7 +214,7 @@ TEST_F(SpikesCommandTest, ConstantsComeFromAFile) {
 TEST_F(SpikesCommandTest, CsvHasOneLineForEachGroupAndK) {
   const Outcome outcome = spikes("--by site --k 2,3 --csv " + file("table.csv"));
   ASSERT_EQ(outcome.status, 0) << outcome.error;
-  std::istringstream in(slurp(file("table.csv")));
+  std::istringstream in(read_text(file("table.csv")));
   std::string line;
   std::getline(in, line);
   EXPECT_EQ(line.substr(0, 47), "k,perplexity,standard_error,layer,site,class,en");
@@ -272,10 +259,10 @@ TEST_F(SpikesCommandTest, PicturesAndReportAreWritten) {
                          "--html {}",
                          file("pictures"), file("report.html")));
   ASSERT_EQ(outcome.status, 0) << outcome.error;
-  const std::string html = slurp(file("report.html"));
+  const std::string html = read_text(file("report.html"));
   EXPECT_EQ(html.substr(0, 15), "<!DOCTYPE html>");
   for (const char* name : {"raster", "histogram", "firing", "silence", "sweep"}) {
-    const std::string svg = slurp(file(fmt::format("pictures/{}.svg", name)));
+    const std::string svg = read_text(file(fmt::format("pictures/{}.svg", name)));
     EXPECT_EQ(svg.substr(0, 4), "<svg") << name;
   }
   for (const char* outside : {"<script", "src=", "href=", "url("}) {

@@ -1,6 +1,5 @@
 // W8ASpike models in files: what conversion and quantisation keep, and what loading refuses.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -12,12 +11,16 @@
 #include "convert/synthesize.h"
 #include "core/error.h"
 #include "core/rng.h"
+#include "core/test_errors.h"
+#include "golden/command.h"
 #include "golden/golden_logits.h"
 #include "io/checkpoint.h"
 #include "model/open_model.h"
 
 namespace spb {
 namespace {
+
+using test::message_of;
 
 using model::SpikeProfile;
 
@@ -32,15 +35,6 @@ std::vector<float> logits_of(Context& context, const std::string& path,
   model::SequenceState state(*model, {count, count, DType::kF32});
   const Tensor logits = golden::all_logits(context, *model, tokens, state, count, {count});
   return {logits.as<float>(), logits.as<float>() + logits.shape().elements()};
-}
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 void expect_parts(const std::string& message, const std::vector<std::string>& parts) {
@@ -168,10 +162,9 @@ TEST_F(SpikingQuantization, RefusesThresholdsThatMakeNoSense) {
     EXPECT_FALSE(std::filesystem::exists(output));
   }
   const auto run = [&](const std::string& words) {
-    const std::string command = fmt::format("{} quantize {} -o {} {} >{} 2>&1", SPB_BINARY, dense,
-                                            output, words, folder_.file("log"));
-    const int status = std::system(command.c_str());
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    const std::string command =
+        fmt::format("{} quantize {} -o {} {}", SPB_BINARY, dense, output, words);
+    return golden::run_command(folder_, command).status;
   };
   for (const char* words : {"--spike --k 0", "--spike --k nan", "--k 3"}) EXPECT_EQ(run(words), 2);
   EXPECT_FALSE(std::filesystem::exists(output));

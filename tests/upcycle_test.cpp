@@ -9,6 +9,7 @@
 #include "convert/convert.h"
 #include "convert/synthesize.h"
 #include "core/error.h"
+#include "core/test_errors.h"
 #include "golden/golden_recipe.h"
 #include "model/model.h"
 #include "model/open_model.h"
@@ -16,17 +17,10 @@
 namespace spb {
 namespace {
 
+using test::message_of;
+
 using model::FeedForward;
 using model::Mixer;
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
 
 // The structure of the 76B in four layers.
 model::ModelConfig small_family() {

@@ -3,22 +3,14 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/block_formats.h"
 #include "core/error.h"
+#include "core/widen.h"
 
 namespace spb::convert {
 namespace {
 
 using model::Site;
 using model::TensorUse;
-
-Tensor widened(ConstTensorView view) {
-  Tensor out(DType::kF32, view.shape());
-  for (int64_t row = 0; row < view.shape().rows(); ++row) {
-    dequantize_row(view.dtype(), view.row(row), out.view().row_as<float>(row), view.shape().last());
-  }
-  return out;
-}
 
 // a x b, summed in double.
 Tensor product(const Tensor& a, const Tensor& b) {

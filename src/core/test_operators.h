@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/isa.h"
+#include "core/test_errors.h"
 #include "core/test_tensors.h"
 
 namespace spb::test {
@@ -43,13 +44,7 @@ inline double largest_difference(const std::vector<float>& a, const std::vector<
 
 template <typename Call>
 void expect_usage_error(Call&& call, const std::string& part) {
-  try {
-    call();
-    FAIL() << "expected an error with: " << part;
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
-    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
-  }
+  expect_error(ErrorKind::kUsage, part, call);
 }
 
 }  // namespace spb::test

@@ -4,22 +4,15 @@
 #include <array>
 #include <unordered_set>
 
-#include "core/block_formats.h"
 #include "core/error.h"
 #include "core/memory_usage.h"
+#include "core/widen.h"
 #include "model/open_model.h"
 #include "model/projection_codes.h"
 #include "model/sinks.h"
 
 namespace spb::model {
 namespace {
-
-Tensor widened(ConstTensorView view) {
-  if (!view.defined()) return {};
-  Tensor out(DType::kF32, view.shape());
-  dequantize_row(view.dtype(), view.data(), out.as<float>(), view.shape().elements());
-  return out;
-}
 
 class LayerBuilder {
  public:

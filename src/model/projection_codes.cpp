@@ -1,21 +1,13 @@
 #include "model/projection_codes.h"
 
 #include <cmath>
-#include <cstdlib>
 
 #include "core/block_formats.h"
 #include "core/error.h"
+#include "core/widen.h"
 
 namespace spb::model {
 namespace {
-
-Tensor widened(ConstTensorView view) {
-  Tensor out(DType::kF32, view.shape());
-  for (int64_t row = 0; row < view.shape().rows(); ++row) {
-    dequantize_row(view.dtype(), view.row(row), out.view().row_as<float>(row), view.shape().last());
-  }
-  return out;
-}
 
 void check_scales(const Tensor& scales) {
   for (int64_t row = 0; row < scales.shape()[0]; ++row) {
@@ -28,34 +20,14 @@ void check_scales(const Tensor& scales) {
   }
 }
 
-void check_excess(ConstTensorView codes, const spike::CodeExcess& entry) {
-  const Shape& shape = codes.shape();
-  check_data(entry.row >= 0 && entry.row < shape[0] && entry.column >= 0 && entry.column < shape[1],
-             "residual: expected places inside {}, got row {}, column {}", shape.to_string(),
-             entry.row, entry.column);
-  const int64_t code = int64_t{entry.excess} + codes.row_as<int8_t>(entry.row)[entry.column];
-  check_data(std::abs(code) <= spike::kMaxCode,
-             "residual: row {}, column {}: expected |code| up to {}, got {}", entry.row,
-             entry.column, spike::kMaxCode, code);
-}
-
 std::vector<spike::CodeExcess> read_residual(ConstTensorView codes, ConstTensorView view) {
   std::vector<spike::CodeExcess> residual;
   if (!view.defined()) return residual;
   for (int64_t i = 0; i < view.shape()[0]; ++i) {
     const auto* numbers = view.row_as<int32_t>(i);
-    const spike::CodeExcess entry{numbers[0], numbers[1], numbers[2]};
-    check_excess(codes, entry);
-    if (!residual.empty()) {
-      const spike::CodeExcess& before = residual.back();
-      check_data(
-          before.row < entry.row || (before.row == entry.row && before.column < entry.column),
-          "residual: expected ascending rows and columns, each place once, got row {}, "
-          "column {} out of order",
-          entry.row, entry.column);
-    }
-    residual.push_back(entry);
+    residual.push_back({numbers[0], numbers[1], numbers[2]});
   }
+  spike::check_residual(codes, residual, ErrorKind::kData);
   return residual;
 }
 

@@ -8,25 +8,19 @@
 #include <regex>
 
 #include "core/error.h"
+#include "core/test_errors.h"
 #include "view/axis.h"
 #include "view/html_page.h"
 
 namespace spb::view {
 namespace {
 
+using test::message_of;
+
 int64_t occurrences(const std::string& text, const std::string& part) {
   int64_t found = 0;
   for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
   return found;
-}
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 // Every tag that opens closes, in order; attributes are quoted and nothing is not finite.

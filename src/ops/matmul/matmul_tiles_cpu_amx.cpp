@@ -1,19 +1,12 @@
 // bf16 products on the tile unit: 32 rows of x by 32 rows of weights in four result tiles.
 #include <immintrin.h>
 
+#include "core/simd/tile_config.h"
 #include "ops/matmul/matmul_tiles.h"
 
 namespace spb::ops::SPB_ISA {
 namespace {
 
-// Every tile has 16 rows of 64 bytes. The layout is the processor's.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
 const TileConfig kConfig;
 
 // Compilers do not know that tile instructions read memory.

@@ -6,10 +6,13 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/test_errors.h"
 #include "spike/spike_matmul/spike_matmul_problem.h"
 
 namespace spb::spike {
 namespace {
+
+using spb::test::expect_error;
 
 using spb::test::isa_levels;
 using spb::test::IsaScope;
@@ -285,17 +288,6 @@ TEST(SpikeMatmul, WeightSaysWhatItHolds) {
   EXPECT_EQ(full.residual_codes(), static_cast<int64_t>(w.residual.size()));
   EXPECT_GT(full.bytes(), plain.bytes());
   EXPECT_EQ(full.channel_major_bytes(), 256 * (256 + 8));
-}
-
-template <typename Body>
-void expect_error(ErrorKind kind, const std::string& words, Body body) {
-  try {
-    body();
-    ADD_FAILURE() << "no error, expected: " << words;
-  } catch (const Error& e) {
-    EXPECT_EQ(e.kind(), kind);
-    EXPECT_NE(std::string(e.what()).find(words), std::string::npos) << e.what();
-  }
 }
 
 TEST(SpikeMatmul, PreparationRefusesWrongWeights) {

@@ -45,26 +45,6 @@ void check_scales(const ConstTensorView& scales) {
   }
 }
 
-void check_residual(const SpikeWeightSource& source) {
-  const CodeExcess* before = nullptr;
-  for (const CodeExcess& e : source.residual) {
-    check(e.row >= 0 && e.row < source.codes.shape()[0] && e.column >= 0 &&
-              e.column < source.codes.shape()[1],
-          "spike_matmul: residual: expected places inside {}, got row {}, column {}",
-          source.codes.shape(), e.row, e.column);
-    check(before == nullptr || before->row < e.row ||
-              (before->row == e.row && before->column < e.column),
-          "spike_matmul: residual: expected ascending rows and columns, each place once, got row "
-          "{}, column {} out of order",
-          e.row, e.column);
-    const int64_t code = int64_t{e.excess} + source.codes.row_as<int8_t>(e.row)[e.column];
-    check_data(std::abs(code) <= kMaxCode,
-               "spike_matmul: residual: row {}, column {}: expected |code| up to {}, got {}", e.row,
-               e.column, kMaxCode, code);
-    before = &e;
-  }
-}
-
 // One row of the source into its lane of every cell of a block.
 void pack_cell_row(const SpikeWeightSource& source, int64_t n, std::byte* cell) {
   const auto* codes = source.codes.row_as<int8_t>(n);
@@ -185,6 +165,30 @@ void sort_residual(const SpikeWeightSource& source, SpikeWeight::Impl& impl) {
 
 }  // namespace
 
+void check_residual(ConstTensorView codes, std::span<const CodeExcess> residual, ErrorKind kind) {
+  const Shape& shape = codes.shape();
+  const CodeExcess* before = nullptr;
+  for (const CodeExcess& e : residual) {
+    if (e.row < 0 || e.row >= shape[0] || e.column < 0 || e.column >= shape[1]) {
+      fail(kind, "residual: expected places inside {}, got row {}, column {}", shape, e.row,
+           e.column);
+    }
+    const bool ascending = before == nullptr || before->row < e.row ||
+                           (before->row == e.row && before->column < e.column);
+    if (!ascending) {
+      fail(kind,
+           "residual: expected ascending rows and columns, each place once, got row {}, column {} "
+           "out of order",
+           e.row, e.column);
+    }
+    const int64_t code = int64_t{e.excess} + codes.row_as<int8_t>(e.row)[e.column];
+    check_data(std::abs(code) <= kMaxCode,
+               "residual: row {}, column {}: expected |code| up to {}, got {}", e.row, e.column,
+               kMaxCode, code);
+    before = &e;
+  }
+}
+
 SpikeWeight::SpikeWeight() = default;
 SpikeWeight::~SpikeWeight() = default;
 SpikeWeight::SpikeWeight(SpikeWeight&&) noexcept = default;
@@ -204,7 +208,7 @@ SpikeWeight prepare_spike_weight(Context& context, const SpikeWeightSource& sour
                                  const SpikeWeightOptions& options) {
   check_source(source, options.short_last_group);
   check_scales(source.scales);
-  check_residual(source);
+  check_residual(source.codes, source.residual, ErrorKind::kUsage);
   SpikeWeight weight;
   weight.impl_ = std::make_unique<SpikeWeight::Impl>();
   SpikeWeight::Impl& impl = *weight.impl_;

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "core/context.h"
+#include "core/error.h"
 #include "core/tensor_view.h"
 
 namespace spb::spike {
@@ -26,6 +27,10 @@ struct CodeExcess {
 
   bool operator==(const CodeExcess&) const = default;
 };
+
+// The residual of codes [N, K] i8: places inside, ascending, each once, else an error of `kind`;
+// codes up to kMaxCode, else kData.
+void check_residual(ConstTensorView codes, std::span<const CodeExcess> residual, ErrorKind kind);
 
 struct SpikeWeightSource {
   ConstTensorView codes;                 // core [N, K] i8

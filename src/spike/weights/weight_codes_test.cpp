@@ -5,10 +5,13 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/test_errors.h"
 #include "core/test_tensors.h"
 
 namespace spb::spike {
 namespace {
+
+using spb::test::expect_error;
 
 using spb::test::isa_levels;
 using spb::test::IsaScope;
@@ -39,17 +42,6 @@ double error_of(const StridedMatrix& w, int64_t n, int64_t group, float scale,
     sum += static_cast<double>(importance[c]) * error * error;
   }
   return sum;
-}
-
-template <typename Body>
-void expect_error(ErrorKind kind, const std::string& words, Body body) {
-  try {
-    body();
-    ADD_FAILURE() << "no error, expected: " << words;
-  } catch (const Error& e) {
-    EXPECT_EQ(e.kind(), kind);
-    EXPECT_NE(std::string(e.what()).find(words), std::string::npos) << e.what();
-  }
 }
 
 TEST(WeightCodes, LargestWeightOfAGroupIs127) {

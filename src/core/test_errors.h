@@ -1,0 +1,34 @@
+// What an action throws, for tests.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "core/error.h"
+
+namespace spb::test {
+
+template <typename Action>
+std::string message_of(Action action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+// The action throws an error of this kind whose message contains `part`.
+template <typename Action>
+void expect_error(ErrorKind kind, const std::string& part, Action&& action) {
+  try {
+    action();
+    ADD_FAILURE() << "no error, expected: " << part;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind);
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace spb::test
