@@ -12,6 +12,7 @@
 #   *_test_kernels.cpp   the same for code that only tests use
 #   *_cpu_avx2.cpp, *_cpu_avx512.cpp, *_cpu_amx.cpp   compiled for that instruction set only
 #   *_cpu_x86_stub.cpp   compiled instead of the three above on other processors
+#   *_cuda.cu            compiled with SPB_CUDA, *_cuda_stub.cpp without
 
 include(GNUInstallDirs)
 
@@ -44,13 +45,32 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   list(APPEND SPB_KERNEL_FLAGS -Wno-uninitialized -Wno-maybe-uninitialized)
 endif()
 
+if(SPB_CUDA)
+  # Real machine code for both generations: nothing is compiled when the program starts.
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real)
+  endif()
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  if(SPB_CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
+    set(CMAKE_CUDA_COMPILER_LAUNCHER ${SPB_CCACHE})
+  endif()
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_EXTENSIONS OFF)
+  find_package(CUDAToolkit REQUIRED)
+endif()
+
 add_library(spb_settings INTERFACE)
 target_include_directories(spb_settings INTERFACE ${PROJECT_SOURCE_DIR}/src)
 target_compile_options(spb_settings INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor -Werror)
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wconversion;-Wno-sign-conversion;\
+-Wnon-virtual-dtor;-Werror>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Wno-psabi,-Werror;\
+--expt-relaxed-constexpr>")
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # Notes about ABI changes of vector types; our vectors never cross a library boundary.
-  target_compile_options(spb_settings INTERFACE -Wno-psabi)
+  target_compile_options(spb_settings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-psabi>)
 endif()
 if(SPB_SANITIZE)
   add_compile_options(-fsanitize=${SPB_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
@@ -102,6 +122,10 @@ function(spb_add_sources target directory)
       continue()
     elseif(source MATCHES "_cpu_kernels\\.cpp$")
       spb_add_kernels(${target} ${source})
+    elseif(source MATCHES "cuda_stub\\.cpp$")
+      if(NOT SPB_CUDA)
+        target_sources(${target} PRIVATE ${source})
+      endif()
     elseif(source MATCHES "_cpu_x86_stub\\.cpp$")
       if(NOT SPB_X86)
         target_sources(${target} PRIVATE ${source})
@@ -117,6 +141,10 @@ function(spb_add_sources target directory)
       target_sources(${target} PRIVATE ${source})
     endif()
   endforeach()
+  if(SPB_CUDA)
+    file(GLOB cuda_sources CONFIGURE_DEPENDS ${directory}/*_cuda.cu)
+    target_sources(${target} PRIVATE ${cuda_sources})
+  endif()
 endfunction()
 
 # Tests, benches and fuzzers found in DIRECTORY, linked against TARGET.

@@ -24,7 +24,7 @@ std::byte* Arena::allocate_bytes(int64_t bytes) {
     used_ = 0;
   }
   if (chunk_ == chunks_.size()) {
-    chunks_.emplace_back(std::max(rounded, kChunkBytes));
+    chunks_.emplace_back(std::max(rounded, kChunkBytes), device_);
     used_ = 0;
   }
   std::byte* memory = chunks_[chunk_].data() + used_;

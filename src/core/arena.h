@@ -2,7 +2,9 @@
 //
 // A caller marks the arena with a Scope; what is allocated inside is gone when the Scope ends.
 // The arena grows in chunks that are kept, so a steady workload allocates nothing.
-// Not thread-safe: one arena per Context.
+// Memory of one device; on a CUDA device what was given back may still be read by kernels in
+// flight, which is sound as long as all users share one stream. Not thread-safe: one arena per
+// Context.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +33,8 @@ class Arena {
     int64_t used_;
   };
 
+  explicit Arena(const Device& device = {}) : device_(device) {}
+
   // 64-byte aligned memory with unspecified content.
   std::byte* allocate_bytes(int64_t bytes);
 
@@ -49,6 +53,7 @@ class Arena {
   int64_t reserved_bytes() const;  // held from the system, in use or not
 
  private:
+  Device device_;
   std::vector<Buffer> chunks_;
   size_t chunk_ = 0;  // the chunk being filled
   int64_t used_ = 0;  // bytes of it handed out

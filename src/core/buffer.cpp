@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "core/cuda/cuda.h"
 #include "core/error.h"
 
 namespace spb {
@@ -25,8 +26,9 @@ std::byte* map_pages(int64_t bytes) {
   return static_cast<std::byte*>(memory);
 }
 
-std::byte* allocate(int64_t bytes) {
+std::byte* allocate(int64_t bytes, const Device& device) {
   check(bytes >= 0, "buffer: bytes: expected >= 0, got {}", bytes);
+  if (device.is_cuda()) return cuda::allocate(device.index, bytes);
   if (bytes == 0) return nullptr;
   if (bytes >= kMapThreshold) return map_pages(bytes);
   const size_t rounded = (static_cast<size_t>(bytes) + Buffer::kAlignment - 1) /
@@ -37,8 +39,10 @@ std::byte* allocate(int64_t bytes) {
   return static_cast<std::byte*>(memory);
 }
 
-void release(std::byte* data, int64_t bytes) {
-  if (bytes >= kMapThreshold) {
+void release(std::byte* data, int64_t bytes, const Device& device) {
+  if (device.is_cuda()) {
+    cuda::release(device.index, data);
+  } else if (bytes >= kMapThreshold) {
     munmap(data, static_cast<size_t>(bytes));
   } else {
     std::free(data);
@@ -47,22 +51,31 @@ void release(std::byte* data, int64_t bytes) {
 
 }  // namespace
 
-Buffer::Buffer(int64_t bytes) : data_(allocate(bytes)), bytes_(bytes) {}
+Buffer::Buffer(int64_t bytes, const Device& device)
+    : data_(allocate(bytes, device)), bytes_(bytes), device_(device) {}
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)),
+      device_(other.device_) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(device_, other.device_);
   return *this;
 }
 
-Buffer::~Buffer() { release(data_, bytes_); }
+Buffer::~Buffer() { release(data_, bytes_, device_); }
 
 Buffer Buffer::clone() const {
-  Buffer copy(bytes_);
-  if (bytes_ > 0) std::memcpy(copy.data_, data_, static_cast<size_t>(bytes_));
+  Buffer copy(bytes_, device_);
+  if (bytes_ == 0) return copy;
+  if (device_.is_cuda()) {
+    cuda::copy_on_device(device_.index, copy.data_, data_, bytes_);
+  } else {
+    std::memcpy(copy.data_, data_, static_cast<size_t>(bytes_));
+  }
   return copy;
 }
 
@@ -73,7 +86,7 @@ int64_t tensor_bytes(DType dtype, const Shape& shape) {
   return bytes;
 }
 
-Tensor::Tensor(DType dtype, const Shape& shape)
-    : buffer_(tensor_bytes(dtype, shape)), view_(buffer_.data(), dtype, shape) {}
+Tensor::Tensor(DType dtype, const Shape& shape, const Device& device)
+    : buffer_(tensor_bytes(dtype, shape), device), view_(buffer_.data(), dtype, shape) {}
 
 }  // namespace spb

@@ -1,9 +1,10 @@
-// Buffer: owned, 64-byte aligned memory. Moves, never copies silently.
+// Buffer: owned, 64-byte aligned memory of a device. Moves, never copies silently.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "core/device.h"
 #include "core/tensor_view.h"
 
 namespace spb {
@@ -13,9 +14,9 @@ class Buffer {
   static constexpr size_t kAlignment = 64;  // a cache line, and the widest vector load
 
   Buffer() = default;
-  // Zeroed memory; large buffers are mapped lazily, so untouched pages cost nothing. Throws a
-  // kSystem error that says how much was asked for.
-  explicit Buffer(int64_t bytes);
+  // Zeroed memory; on the CPU large buffers are mapped lazily, so untouched pages cost nothing.
+  // Throws a kSystem error that says how much was asked for.
+  explicit Buffer(int64_t bytes, const Device& device = {});
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -23,6 +24,7 @@ class Buffer {
   std::byte* data() { return data_; }
   const std::byte* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+  const Device& device() const { return device_; }
 
   template <typename T>
   T* as() {
@@ -33,11 +35,12 @@ class Buffer {
     return reinterpret_cast<const T*>(data_);
   }
 
-  Buffer clone() const;  // an explicit copy
+  Buffer clone() const;  // an explicit copy, on the same device
 
  private:
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
+  Device device_;
 };
 
 // Bytes of a contiguous tensor; usage error if they do not fit in 63 bits.
@@ -47,7 +50,7 @@ int64_t tensor_bytes(DType dtype, const Shape& shape);
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(DType dtype, const Shape& shape);
+  Tensor(DType dtype, const Shape& shape, const Device& device = {});
 
   bool defined() const { return view_.defined(); }
   TensorView view() { return view_; }
@@ -57,6 +60,7 @@ class Tensor {
   const Shape& shape() const { return view_.shape(); }
   DType dtype() const { return view_.dtype(); }
   int64_t bytes() const { return buffer_.bytes(); }
+  const Device& device() const { return buffer_.device(); }
   template <typename T>
   T* as() {
     return view_.as<T>();

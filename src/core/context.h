@@ -1,24 +1,48 @@
 // Context: what every operator needs beside its arguments.
 //
-// One Context belongs to one thread of control. Operators take scratch memory from its arena and
-// split work over its pool; they hold no state of their own.
+// One Context belongs to one thread of control and one device: the tensors that operators are given
+// lie there, host spans aside. Operators take scratch memory from its arena and split work over its
+// pool, or queue it on its stream; they hold no state of their own. On a CUDA device operators
+// return before their work is done; what reads results on the host goes through core/transfer.h.
 #pragma once
 
+#include <memory>
+
 #include "core/arena.h"
+#include "core/cuda/cuda.h"
+#include "core/device.h"
 #include "core/thread_pool.h"
 
 namespace spb {
 
 class Context {
  public:
-  explicit Context(int threads = 0) : pool_(threads) {}
+  explicit Context(int threads = 0) : Context(Device{}, threads) {}
+  explicit Context(const Device& device, int threads = 0)
+      : device_(device), pool_(threads), arena_(device) {
+    if (device.is_cuda()) stream_ = std::make_unique<cuda::Stream>(device.index);
+  }
 
+  const Device& device() const { return device_; }
   ThreadPool& pool() { return pool_; }
   Arena& arena() { return arena_; }
+  cuda::Stream& stream() { return *stream_; }  // only on a CUDA device
+
+  // Of the values between operators: f32 on the CPU, bf16 on a CUDA device unless set otherwise.
+  DType activation_dtype() const { return activation_dtype_; }
+  void set_activation_dtype(DType dtype) {
+    check(dtype == DType::kF32 || (dtype == DType::kBF16 && device_.is_cuda()),
+          "context: activation dtype: expected f32{}, got {}", device_.is_cuda() ? " or bf16" : "",
+          name(dtype));
+    activation_dtype_ = dtype;
+  }
 
  private:
+  Device device_;
   ThreadPool pool_;
+  std::unique_ptr<cuda::Stream> stream_;
   Arena arena_;
+  DType activation_dtype_ = device_.is_cuda() ? DType::kBF16 : DType::kF32;
 };
 
 }  // namespace spb

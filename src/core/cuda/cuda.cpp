@@ -1,0 +1,137 @@
+#include "core/cuda/cuda.h"
+
+#include "core/cuda/runtime.h"
+
+namespace spb::cuda {
+namespace {
+
+// Oldest cards whose instructions the kernels use: mma.sync on bf16, cp.async.
+constexpr int kMinMajor = 8;
+
+cudaStream_t cuda_stream(void* handle) { return static_cast<cudaStream_t>(handle); }
+
+}  // namespace
+
+int device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  (void)cudaGetLastError();
+  return 0;
+}
+
+std::string unusable_reason(int index) {
+  int driver = 0;
+  int runtime = 0;
+  int count = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (driver == 0) return "no CUDA driver is loaded";
+  if (driver / 1000 < runtime / 1000) {
+    return fmt::format("driver too old: expected CUDA {}, got {}.{}", runtime / 1000, driver / 1000,
+                       driver % 1000 / 10);
+  }
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    (void)cudaGetLastError();
+    return cudaGetErrorString(status);
+  }
+  if (index < 0 || index >= count) {
+    return fmt::format("no such device: expected an index below {}", count);
+  }
+  const DeviceInfo info = device_info(index);
+  if (info.major >= kMinMajor) return "";
+  return fmt::format("{}: expected compute capability {}.0 or newer, got {}.{}", info.name,
+                     kMinMajor, info.major, info.minor);
+}
+
+DeviceInfo device_info(int index) {
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDeviceProperties(&properties, index), "asking for a device's properties");
+  DeviceInfo info{properties.name, properties.major, properties.minor,
+                  properties.multiProcessorCount};
+  const DeviceScope scope(index);
+  size_t free = 0;
+  size_t total = 0;
+  check_cuda(cudaMemGetInfo(&free, &total), "asking for free memory");
+  info.free_bytes = static_cast<int64_t>(free);
+  info.total_bytes = static_cast<int64_t>(total);
+  info.l2_bytes = properties.l2CacheSize;
+  return info;
+}
+
+std::byte* allocate(int device, int64_t bytes) {
+  check(bytes >= 0, "cuda: bytes: expected >= 0, got {}", bytes);
+  if (bytes == 0) return nullptr;
+  const DeviceScope scope(device);
+  void* memory = nullptr;
+  if (cudaMalloc(&memory, static_cast<size_t>(bytes)) != cudaSuccess) {
+    (void)cudaGetLastError();
+    const DeviceInfo info = device_info(device);
+    fail(ErrorKind::kSystem, "cuda:{}: out of memory: asked for {} MiB, free {} of {} MiB", device,
+         (bytes >> 20) + 1, info.free_bytes >> 20, info.total_bytes >> 20);
+  }
+  check_cuda(cudaMemset(memory, 0, static_cast<size_t>(bytes)), "clearing memory");
+  return static_cast<std::byte*>(memory);
+}
+
+void release(int, std::byte* memory) noexcept { (void)cudaFree(memory); }
+
+namespace {
+void copy(int device, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) {
+  const DeviceScope scope(device);
+  check_cuda(cudaMemcpy(to, from, static_cast<size_t>(bytes), kind), "copying");
+  check_cuda(cudaDeviceSynchronize(), "copying");
+}
+}  // namespace
+
+void copy_to_device(int device, void* to, const void* from, int64_t bytes) {
+  copy(device, to, from, bytes, cudaMemcpyHostToDevice);
+}
+
+void copy_to_host(int device, void* to, const void* from, int64_t bytes) {
+  copy(device, to, from, bytes, cudaMemcpyDeviceToHost);
+}
+
+void copy_on_device(int device, void* to, const void* from, int64_t bytes) {
+  copy(device, to, from, bytes, cudaMemcpyDeviceToDevice);
+}
+
+Stream::Stream(int device) : device_(device) {
+  check_cuda(cudaSetDevice(device), "choosing a device");
+  cudaStream_t stream = nullptr;
+  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
+  handle_ = stream;
+}
+
+Stream::~Stream() { (void)cudaStreamDestroy(cuda_stream(handle_)); }
+
+// Pageable host memory is staged by the runtime before the call returns.
+void Stream::copy_to_device(void* to, const void* from, int64_t bytes) {
+  check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
+                             cuda_stream(handle_)),
+             "copying to the device");
+}
+
+void Stream::copy_on_device(void* to, const void* from, int64_t bytes) {
+  check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice,
+                             cuda_stream(handle_)),
+             "copying on the device");
+}
+
+void Stream::fill_zero(void* to, int64_t bytes) {
+  check_cuda(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), cuda_stream(handle_)),
+             "clearing memory");
+}
+
+void Stream::copy_to_host(void* to, const void* from, int64_t bytes) {
+  check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
+                             cuda_stream(handle_)),
+             "copying to the host");
+  synchronize();
+}
+
+void Stream::synchronize() {
+  check_cuda(cudaStreamSynchronize(cuda_stream(handle_)), "running kernels");
+}
+
+}  // namespace spb::cuda

@@ -1,0 +1,65 @@
+// The CUDA runtime as the rest of the program sees it: no CUDA header is needed to include this.
+//
+// Built without CUDA the same functions exist, find no device, and say which option was off.
+// A HIP or MACA build would be a second cuda.cpp and launch.cuh; nothing else names the runtime.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace spb::cuda {
+
+struct DeviceInfo {
+  std::string name;
+  int major = 0;  // compute capability
+  int minor = 0;
+  int multiprocessors = 0;
+  int64_t free_bytes = 0;
+  int64_t total_bytes = 0;
+  int64_t l2_bytes = 0;
+};
+
+// Devices the driver shows; 0 without a driver or without CUDA in the build.
+int device_count();
+
+// Empty when device `index` can run our kernels; else what stands in the way.
+std::string unusable_reason(int index);
+
+DeviceInfo device_info(int index);  // system error for a device that cannot be asked
+
+// Zeroed memory of a device, 256-byte aligned; nullptr for 0 bytes. A kSystem error says how much
+// was asked for and how much is free.
+std::byte* allocate(int device, int64_t bytes);
+void release(int device, std::byte* memory) noexcept;
+
+// Copies that are finished on return: for weights and other set-up.
+void copy_to_device(int device, void* to, const void* from, int64_t bytes);
+void copy_to_host(int device, void* to, const void* from, int64_t bytes);
+void copy_on_device(int device, void* to, const void* from, int64_t bytes);
+
+// A queue of work of one device. Everything asked of it happens in order, later than the call.
+class Stream {
+ public:
+  explicit Stream(int device);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  int device() const { return device_; }
+  void* handle() const { return handle_; }  // cudaStream_t
+
+  // `from` may be reused on return: it was copied.
+  void copy_to_device(void* to, const void* from, int64_t bytes);
+  void copy_on_device(void* to, const void* from, int64_t bytes);
+  void fill_zero(void* to, int64_t bytes);
+  // Waits for all work before it, and reports its errors.
+  void copy_to_host(void* to, const void* from, int64_t bytes);
+  void synchronize();
+
+ private:
+  int device_ = 0;
+  void* handle_ = nullptr;
+};
+
+}  // namespace spb::cuda
