@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/int8_row.h"
 #include "core/tensor_check.h"
 #include "ops/softmax_attention/softmax_attention_cpu.h"
 
@@ -15,6 +16,10 @@ constexpr const char* kAppend = "append_to_cache";
 // Positions beyond this would overflow the arithmetic on them; no cache is that long.
 constexpr int64_t kMaxPosition = int64_t{1} << 48;
 
+// Scales that are checked together, and pieces of them that are worth waking a thread.
+constexpr int64_t kScalePiece = 4096;
+constexpr int64_t kScaleGrain = 4;
+
 // From here on tiles of queries share packed keys better than pieces of positions do.
 constexpr int64_t kPrefillTokens = 32;
 
@@ -26,10 +31,27 @@ void check_contiguous(const char* operation, const char* argument, const ConstTe
 
 void check_cache(const char* operation, const char* argument, const ConstTensorView& cache,
                  DType dtype, const Shape& shape) {
-  check(is_float(dtype), "{}: {}: expected f32, f16 or bf16, got {}", operation, argument,
-        name(dtype));
+  check(is_float(dtype) || dtype == DType::kI8, "{}: {}: expected f32, f16, bf16 or i8, got {}",
+        operation, argument, name(dtype));
   check_tensor(operation, argument, cache, dtype, shape);
   check_contiguous(operation, argument, cache);
+}
+
+// A view with a shape and no memory is meant to be there.
+bool absent(const ConstTensorView& tensor) {
+  return !tensor.defined() && tensor.shape().rank() == 0;
+}
+
+// A scale for each row of a cache of codes, none for floats.
+void check_scales(const char* operation, const char* argument, const ConstTensorView& scales,
+                  const ConstTensorView& cache) {
+  if (cache.dtype() != DType::kI8) {
+    check(absent(scales), "{}: {}: expected none for a cache of {}, got {}", operation, argument,
+          name(cache.dtype()), scales.shape());
+    return;
+  }
+  check_tensor(operation, argument, scales, DType::kF32, Shape{cache.shape()[0], cache.shape()[1]});
+  check_contiguous(operation, argument, scales);
 }
 
 void check_positions(const char* operation, int64_t first_position, int64_t tokens) {
@@ -45,6 +67,13 @@ void check_keys(const SoftmaxAttentionArgs& args) {
         "{}: keys: expected [kv heads, capacity, {}], got {}", kAttention, head_dim, keys);
   check_cache(kAttention, "keys", args.keys, args.keys.dtype(), keys);
   check_cache(kAttention, "values", args.values, args.keys.dtype(), keys);
+}
+
+void check_all_scales(const SoftmaxAttentionArgs& args) {
+  check_scales(kAttention, "key_scales", args.key_scales, args.keys);
+  check_scales(kAttention, "value_scales", args.value_scales, args.keys);
+  check_scales(kAttention, "sink_key_scales", args.sink_key_scales, args.sink_keys);
+  check_scales(kAttention, "sink_value_scales", args.sink_value_scales, args.sink_keys);
 }
 
 void check_sinks(const SoftmaxAttentionArgs& args, bool has_keys) {
@@ -80,9 +109,18 @@ void check_visible(const SoftmaxAttentionArgs& args, bool has_keys) {
         kAttention, needed, args.first_position, tokens, args.window_size, capacity);
 }
 
-// A view with a shape and no memory is meant to be there.
-bool absent(const ConstTensorView& tensor) {
-  return !tensor.defined() && tensor.shape().rank() == 0;
+void check_outputs(const SoftmaxAttentionArgs& args) {
+  check_tensor(kAttention, "o", args.o, DType::kF32, args.q.shape());
+  check_contiguous(kAttention, "o", args.o);
+  check_same_or_no_overlap(kAttention, "q", args.q, "o", args.o);
+  check_no_overlap(kAttention, "keys", args.keys, "o", args.o);
+  check_no_overlap(kAttention, "values", args.values, "o", args.o);
+  check_no_overlap(kAttention, "sink_keys", args.sink_keys, "o", args.o);
+  check_no_overlap(kAttention, "sink_values", args.sink_values, "o", args.o);
+  check_no_overlap(kAttention, "key_scales", args.key_scales, "o", args.o);
+  check_no_overlap(kAttention, "value_scales", args.value_scales, "o", args.o);
+  check_no_overlap(kAttention, "sink_key_scales", args.sink_key_scales, "o", args.o);
+  check_no_overlap(kAttention, "sink_value_scales", args.sink_value_scales, "o", args.o);
 }
 
 void check_args(const SoftmaxAttentionArgs& args) {
@@ -93,21 +131,62 @@ void check_args(const SoftmaxAttentionArgs& args) {
   const bool has_keys = !has_sinks || !absent(args.keys) || !absent(args.values);
   if (has_keys) check_keys(args);
   if (has_sinks) check_sinks(args, has_keys);
+  check_all_scales(args);
   const int64_t kv_heads = (has_keys ? args.keys : args.sink_keys).shape()[0];
   check(q[1] % kv_heads == 0, "{}: q: expected query heads a multiple of {} kv heads, got {}",
         kAttention, kv_heads, q[1]);
   check_tensor(kAttention, "q", args.q, DType::kF32, q);
-  check_tensor(kAttention, "o", args.o, DType::kF32, q);
   check_contiguous(kAttention, "q", args.q);
-  check_contiguous(kAttention, "o", args.o);
-  check_same_or_no_overlap(kAttention, "q", args.q, "o", args.o);
-  check_no_overlap(kAttention, "keys", args.keys, "o", args.o);
-  check_no_overlap(kAttention, "values", args.values, "o", args.o);
-  check_no_overlap(kAttention, "sink_keys", args.sink_keys, "o", args.o);
-  check_no_overlap(kAttention, "sink_values", args.sink_values, "o", args.o);
+  check_outputs(args);
   check(std::isfinite(args.scale), "{}: scale: expected a finite number, got {}", kAttention,
         args.scale);
   check_visible(args, has_keys);
+}
+
+// The scales of `count` slots of a head from `slot` on.
+void check_range(const char* argument, const ConstTensorView& scales, int64_t head, int64_t slot,
+                 int64_t count) {
+  const float* first = scales.row_as<float>(head) + slot;
+  const auto good = [](float scale) {
+    return scale >= kSmallestInt8Scale && scale <= kLargestInt8Scale;
+  };
+  int bad = 0;
+  for (int64_t i = 0; i < count; ++i) bad |= static_cast<int>(!good(first[i]));
+  if (bad == 0) return;
+  const float* scale = std::find_if_not(first, first + count, good);
+  fail(ErrorKind::kData, "{}: {}: head {}, slot {}: expected {} to {}, got {}", kAttention,
+       argument, head, slot + (scale - first), kSmallestInt8Scale, kLargestInt8Scale, *scale);
+}
+
+// The scales of a source that some token sees.
+void check_visible_scales(Context& context, const char* argument, const ConstTensorView& scales,
+                          const KeySource& source) {
+  if (!scales.defined()) return;
+  const int64_t capacity = source.capacity();
+  const int64_t first = source.first_visible(source.first_position);
+  const int64_t pieces = (source.end - first + kScalePiece - 1) / kScalePiece;
+  const auto check_piece = [&](int64_t piece) {
+    int64_t position = first + piece % pieces * kScalePiece;
+    const int64_t end = std::min(source.end, position + kScalePiece);
+    while (position < end) {  // twice where the ring wraps
+      const int64_t slot = position % capacity;
+      const int64_t count = std::min(end - position, capacity - slot);
+      check_range(argument, scales, piece / pieces, slot, count);
+      position += count;
+    }
+  };
+  context.pool().parallel_for(scales.shape()[0] * pieces, kScaleGrain,
+                              [&](int64_t begin, int64_t stop, int) {
+                                for (int64_t i = begin; i < stop; ++i) check_piece(i);
+                              });
+}
+
+void check_visible_scales(Context& context, const SoftmaxAttentionArgs& args) {
+  const AttentionShape shape(args);
+  check_visible_scales(context, "key_scales", args.key_scales, shape.cache);
+  check_visible_scales(context, "value_scales", args.value_scales, shape.cache);
+  check_visible_scales(context, "sink_key_scales", args.sink_key_scales, shape.sinks);
+  check_visible_scales(context, "sink_value_scales", args.sink_value_scales, shape.sinks);
 }
 
 }  // namespace
@@ -115,6 +194,7 @@ void check_args(const SoftmaxAttentionArgs& args) {
 void softmax_attention(Context& context, const SoftmaxAttentionArgs& args) {
   check_args(args);
   if (args.q.shape()[0] == 0) return;
+  check_visible_scales(context, args);
   if (args.q.shape()[0] < kPrefillTokens) {
     softmax_attention_decode(context, args);
   } else {
@@ -122,7 +202,25 @@ void softmax_attention(Context& context, const SoftmaxAttentionArgs& args) {
   }
 }
 
-void append_to_cache(Context& context, const AppendToCacheArgs& args) {
+namespace {
+
+void check_separate(const AppendToCacheArgs& args) {
+  check_no_overlap(kAppend, "keys", args.keys, "values", args.values);
+  for (const TensorView& cache : {args.keys, args.values}) {
+    check_no_overlap(kAppend, "k", args.k, "cache", cache);
+    check_no_overlap(kAppend, "v", args.v, "cache", cache);
+  }
+  if (!args.key_scales.defined()) return;
+  check_no_overlap(kAppend, "key_scales", args.key_scales, "value_scales", args.value_scales);
+  for (const TensorView& scales : {args.key_scales, args.value_scales}) {
+    check_no_overlap(kAppend, "k", args.k, "scales", scales);
+    check_no_overlap(kAppend, "v", args.v, "scales", scales);
+    check_no_overlap(kAppend, "keys", args.keys, "scales", scales);
+    check_no_overlap(kAppend, "values", args.values, "scales", scales);
+  }
+}
+
+void check_args(const AppendToCacheArgs& args) {
   const Shape& k = args.k.shape();
   const Shape& keys = args.keys.shape();
   check(k.rank() == 3 && k[1] > 0 && k[2] > 0,
@@ -133,21 +231,40 @@ void append_to_cache(Context& context, const AppendToCacheArgs& args) {
   check_tensor(kAppend, "v", args.v, DType::kF32, k);
   check_cache(kAppend, "keys", args.keys, args.keys.dtype(), keys);
   check_cache(kAppend, "values", args.values, args.keys.dtype(), keys);
-  check_no_overlap(kAppend, "keys", args.keys, "values", args.values);
-  for (const TensorView& cache : {args.keys, args.values}) {
-    check_no_overlap(kAppend, "k", args.k, "cache", cache);
-    check_no_overlap(kAppend, "v", args.v, "cache", cache);
-  }
+  check_scales(kAppend, "key_scales", args.key_scales, args.keys);
+  check_scales(kAppend, "value_scales", args.value_scales, args.keys);
+  check_separate(args);
   check_positions(kAppend, args.first_position, k[0]);
   check(k[0] <= keys[1], "{}: k: expected at most {} tokens (the capacity), got {}", kAppend,
         keys[1], k[0]);
+}
+
+// Row i of k and v goes to a row of the cache.
+void quantize_rows(const AppendToCacheArgs& args, int64_t i, int64_t slot) {
+  const int64_t head_dim = args.k.shape()[2];
+  args.key_scales.as<float>()[slot] = quantize_int8_row(
+      "append_to_cache: k", i, args.k.row_as<float>(i), head_dim, args.keys.row_as<int8_t>(slot));
+  args.value_scales.as<float>()[slot] = quantize_int8_row(
+      "append_to_cache: v", i, args.v.row_as<float>(i), head_dim, args.values.row_as<int8_t>(slot));
+}
+
+void round_rows(const AppendToCacheArgs& args, int64_t i, int64_t slot) {
   const auto round_row = softmax_attention_kernels().round_row[static_cast<int>(args.keys.dtype())];
-  context.pool().parallel_for(k[0] * k[1], 64, [&](int64_t begin, int64_t end, int) {
+  round_row(args.k.row_as<float>(i), args.keys.row(slot), args.k.shape()[2]);
+  round_row(args.v.row_as<float>(i), args.values.row(slot), args.k.shape()[2]);
+}
+
+}  // namespace
+
+void append_to_cache(Context& context, const AppendToCacheArgs& args) {
+  check_args(args);
+  const int64_t heads = args.k.shape()[1];
+  const int64_t capacity = args.keys.shape()[1];
+  const auto write = args.keys.dtype() == DType::kI8 ? quantize_rows : round_rows;
+  context.pool().parallel_for(args.k.shape()[0] * heads, 64, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t position = args.first_position + i / k[1];
-      const int64_t slot = i % k[1] * keys[1] + position % keys[1];
-      round_row(args.k.row_as<float>(i), args.keys.row(slot), k[2]);
-      round_row(args.v.row_as<float>(i), args.values.row(slot), k[2]);
+      const int64_t position = args.first_position + i / heads;
+      write(args, i, i % heads * capacity + position % capacity);
     }
   });
 }

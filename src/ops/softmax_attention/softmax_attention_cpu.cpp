@@ -11,14 +11,16 @@ namespace {
 KeySource sink_source(const SoftmaxAttentionArgs& args) {
   if (!args.sink_keys.defined()) return {};
   const int64_t sinks = args.sink_keys.shape()[1];
-  return {args.sink_keys, args.sink_values, sinks, sinks - 1, sinks + args.q.shape()[0]};
+  return {args.sink_keys, args.sink_values, args.sink_key_scales,     args.sink_value_scales,
+          sinks,          sinks - 1,        sinks + args.q.shape()[0]};
 }
 
 KeySource cache_source(const SoftmaxAttentionArgs& args) {
   if (!args.keys.defined()) return {};
   const int64_t end = args.first_position + args.q.shape()[0];
   const int64_t window_size = args.window_size > 0 ? std::min(args.window_size, end) : end;
-  return {args.keys, args.values, end, args.first_position, window_size};
+  return {args.keys, args.values,         args.key_scales, args.value_scales,
+          end,       args.first_position, window_size};
 }
 
 const ConstTensorView& any_keys(const SoftmaxAttentionArgs& args) {
@@ -42,9 +44,13 @@ const SoftmaxAttentionKernels& softmax_attention_kernels() {
                     isa_avx512::kSoftmaxAttentionKernels);
 }
 
-RingRows ring_rows(const ConstTensorView& keys, int64_t kv_head) {
+const float* head_scales(const ConstTensorView& scales, int64_t kv_head) {
+  return scales.defined() ? scales.row_as<float>(kv_head) : nullptr;
+}
+
+RingRows ring_rows(const ConstTensorView& keys, const ConstTensorView& scales, int64_t kv_head) {
   const Shape& shape = keys.shape();
-  return {keys.row(kv_head * shape[1]), shape[1], shape[2]};
+  return {keys.row(kv_head * shape[1]), head_scales(scales, kv_head), shape[1], shape[2]};
 }
 
 void gather_queries(const SoftmaxAttentionArgs& args, const AttentionShape& shape, int64_t kv_head,

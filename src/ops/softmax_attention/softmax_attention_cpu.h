@@ -11,6 +11,8 @@ namespace spb::ops {
 struct KeySource {
   ConstTensorView keys;  // [kv heads, capacity, head_dim]
   ConstTensorView values;
+  ConstTensorView key_scales;  // [kv heads, capacity]; undefined unless i8
+  ConstTensorView value_scales;
   int64_t end = 0;             // one past the last position; 0: an empty source
   int64_t first_position = 0;  // of the first token of the call
   int64_t window_size = 1;     // never 0
@@ -47,8 +49,11 @@ Rows facing(const KeySource& source, Rows rows) {
   return rows;
 }
 
+// The scales of one key/value head; null unless i8.
+const float* head_scales(const ConstTensorView& scales, int64_t kv_head);
+
 // The keys or values of a source that belong to one key/value head.
-RingRows ring_rows(const ConstTensorView& keys, int64_t kv_head);
+RingRows ring_rows(const ConstTensorView& keys, const ConstTensorView& scales, int64_t kv_head);
 
 // Gathers the queries of tokens [first_token, first_token + tokens) that read one key/value head
 // into rows [tokens * group, head_dim], multiplied by the scale.

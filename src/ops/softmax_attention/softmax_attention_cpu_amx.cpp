@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "core/simd/tile_config.h"
 #include "core/simd/transpose.h"
 #include "core/simd/vec.h"
 #include "ops/softmax_attention/softmax_attention_tiles.h"
@@ -11,7 +12,6 @@ using ops::kTileDims;
 using ops::kTileKeys;
 using ops::kTileQueries;
 using ops::kTileRun;
-using ops::RingRows;
 using ops::TileKeys;
 using ops::TileQueries;
 
@@ -19,141 +19,9 @@ constexpr int kTile = 16;             // rows of a tile register, and 32-bit col
 constexpr int64_t kRowBytes = 64;     // of a tile register
 constexpr int64_t kPair = 2 * kTile;  // bf16 numbers in a row of a tile register
 
-// Every tile register is 16 rows of 64 bytes, whatever it holds.
 void configure() {
-  alignas(64) static const struct {
-    uint8_t palette = 1;
-    uint8_t start_row = 0;
-    uint8_t reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } kLayout;
-  _tile_loadconfig(&kLayout);
-}
-
-__m512i bits_of(Vec v) { return _mm512_castps_si512((__m512)v); }
-Vec floats_of(__m512i bits) { return (Vec)_mm512_castsi512_ps(bits); }
-
-// The upper half of each float, rounded to nearest even, still as a float. Finite input.
-Vec round_to_bf16(Vec v) {
-  const __m512i bits = bits_of(v);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  return floats_of(_mm512_and_si512(rounded, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
-}
-
-// The upper halves as 16-bit numbers, in order.
-__m256i upper_halves(Vec v) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits_of(v), 16)); }
-
-bool all_finite(Vec v) {
-  return _mm512_fpclass_ps_mask((__m512)v, 0x01 | 0x08 | 0x10 | 0x80) == 0;  // NaN, infinities
-}
-
-template <typename T>
-Vec load_up_to(const T* p, int64_t count) {
-  if (count >= kLanes) return load(p);
-  return count > 0 ? load_partial(p, static_cast<int>(count)) : Vec{};
-}
-
-// Queries are the right-hand matrix: pairs of dims lie side by side, row by row of the register
-// the queries of one half of the tile. Order: [dims / 32][2 halves][16 pairs][16 queries][2].
-bool pack_queries(const float* q, int64_t rows, int64_t head_dim, int64_t dims, uint16_t* high,
-                  uint16_t* low) {
-  bool finite = true;
-  for (int64_t d = 0; d < dims; d += kTileDims) {
-    for (int64_t first = 0; first < kTileQueries; first += kTile) {
-      Vec high_pairs[kTile];
-      Vec low_pairs[kTile];
-      for (int64_t i = 0; i < kTile; ++i) {
-        __m256i halves[4] = {};
-        for (int64_t part = 0; part < 2 && first + i < rows; ++part) {
-          const int64_t at = d + part * kTile;
-          const Vec x = load_up_to(q + (first + i) * head_dim + at, head_dim - at);
-          finite = finite && all_finite(x);
-          const Vec upper = round_to_bf16(x);
-          halves[part] = upper_halves(upper);
-          halves[2 + part] = upper_halves(round_to_bf16(x - upper));
-        }
-        high_pairs[i] =
-            floats_of(_mm512_inserti64x4(_mm512_castsi256_si512(halves[0]), halves[1], 1));
-        low_pairs[i] =
-            floats_of(_mm512_inserti64x4(_mm512_castsi256_si512(halves[2]), halves[3], 1));
-      }
-      transpose(high_pairs);
-      transpose(low_pairs);
-      for (int i = 0; i < kTile; ++i) {
-        _mm512_storeu_si512(high, bits_of(high_pairs[i]));
-        _mm512_storeu_si512(low, bits_of(low_pairs[i]));
-        high += kPair;
-        low += kPair;
-      }
-    }
-  }
-  return finite;
-}
-
-template <typename T>
-const T* ring_row(const RingRows& rows, int64_t position) {
-  return static_cast<const T*>(rows.data) + position % rows.capacity * rows.head_dim;
-}
-
-template <typename T>
-bool pack_keys(const RingRows& rows, int64_t position, int64_t count, int64_t dims, uint16_t* high,
-               uint16_t* low) {
-  bool finite = true;
-  for (int64_t key = 0; key < kTileKeys; ++key) {
-    const T* row = ring_row<T>(rows, position + key);
-    for (int64_t d = 0; d < dims; d += kLanes) {
-      const Vec x = key < count ? load_up_to(row + d, rows.head_dim - d) : Vec{};
-      finite = finite && all_finite(x);
-      const Vec upper = round_to_bf16(x);
-      const int64_t at = key * dims + d;
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(high + at), upper_halves(upper));
-      if (low != nullptr) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(low + at), upper_halves(x - upper));
-      }
-    }
-  }
-  return finite;
-}
-
-// Puts bf16 numbers into the lower (part 0) or upper half of each lane.
-__m512i beside(__m512i pair, Vec upper, int64_t part) {
-  const __m512i bits = bits_of(upper);
-  return _mm512_or_si512(pair, part == 0 ? _mm512_srli_epi32(bits, 16) : bits);
-}
-
-// Values are the left-hand matrix, by dimension: [dims][kTileKeys].
-template <typename T>
-bool pack_values(const RingRows& rows, int64_t position, int64_t count, int64_t dims,
-                 uint16_t* high, uint16_t* low) {
-  bool finite = true;
-  for (int64_t d = 0; d < dims; d += kTile) {
-    Vec high_pairs[kTile];
-    Vec low_pairs[kTile];
-    for (int64_t i = 0; i < kTile; ++i) {
-      __m512i high_pair = _mm512_setzero_si512();
-      __m512i low_pair = _mm512_setzero_si512();
-      for (int64_t part = 0; part < 2 && 2 * i + part < count; ++part) {
-        const T* row = ring_row<T>(rows, position + 2 * i + part);
-        const Vec x = load_up_to(row + d, rows.head_dim - d);
-        finite = finite && all_finite(x);
-        const Vec upper = round_to_bf16(x);
-        high_pair = beside(high_pair, upper, part);
-        low_pair = beside(low_pair, x - upper, part);
-      }
-      high_pairs[i] = floats_of(high_pair);
-      low_pairs[i] = floats_of(low_pair);
-    }
-    transpose(high_pairs);
-    transpose(low_pairs);
-    for (int i = 0; i < kTile; ++i) {
-      const int64_t at = (d + i) * kTileKeys;
-      _mm512_storeu_si512(high + at, bits_of(high_pairs[i]));
-      if (low != nullptr) _mm512_storeu_si512(low + at, bits_of(low_pairs[i]));
-    }
-  }
-  return finite;
+  static constexpr TileConfig kConfig;
+  _tile_loadconfig(&kConfig);
 }
 
 // scores [kTileKeys, kTileQueries] of one group of keys.
@@ -280,6 +148,15 @@ void mask(const Sight& sight, int64_t key, float* scores) {
   }
 }
 
+// Scores of codes become those of their keys.
+void apply_scales(const float* scales, float* scores) {
+  for (int64_t key = 0; key < kTileKeys; ++key) {
+    float* row = scores + key * kTileQueries;
+    store(row, load(row) * scales[key]);
+    store(row + kTile, load(row + kTile) * scales[key]);
+  }
+}
+
 // The new maxima of one half of the queries; rescales what was summed under the old ones and
 // returns what to subtract from scores.
 Vec raise_maximum(const float* scores, int64_t keys, const TileQueries& queries, int half) {
@@ -310,26 +187,47 @@ Vec raise_maximum(const float* scores, int64_t keys, const TileQueries& queries,
 }
 
 // weights of keys, two by two, rounded to bf16; the sums take the rounded ones, so that the
-// weights of a query add up to one.
+// weights of a query add up to one. Those of codes are multiplied by the scales of the values
+// first, which the sums leave out.
+template <bool kCodes>
 void exponentiate(const float* scores, int64_t keys, const TileQueries& queries, int half, Vec base,
-                  uint16_t* weights) {
+                  [[maybe_unused]] const float* scales, uint16_t* weights) {
   const __m512i half_unit = _mm512_set1_epi32(0x8000);
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
   Vec even_sum = {};
   Vec odd_sum = {};
   for (int64_t key = 0; key < keys; key += 2) {
     const float* pair = scores + key * kTileQueries;
-    const Vec even = exp2_coarse(load(pair) - base);
-    const Vec odd = exp2_coarse(load(pair + kTileQueries) - base);
-    const __m512i even_bits = _mm512_and_si512(_mm512_add_epi32(bits_of(even), half_unit), upper);
-    const __m512i odd_bits = _mm512_and_si512(_mm512_add_epi32(bits_of(odd), half_unit), upper);
-    even_sum = even_sum + floats_of(even_bits);
-    odd_sum = odd_sum + floats_of(odd_bits);
+    Vec even = exp2_coarse(load(pair) - base);
+    Vec odd = exp2_coarse(load(pair + kTileQueries) - base);
+    if constexpr (kCodes) {
+      even = even * scales[key];
+      odd = odd * scales[key + 1];
+    }
+    const __m512i even_bits = _mm512_and_si512(_mm512_add_epi32((__m512i)even, half_unit), upper);
+    const __m512i odd_bits = _mm512_and_si512(_mm512_add_epi32((__m512i)odd, half_unit), upper);
+    if constexpr (kCodes) {
+      even_sum = even_sum + (Vec)even_bits * (1.0f / scales[key]);
+      odd_sum = odd_sum + (Vec)odd_bits * (1.0f / scales[key + 1]);
+    } else {
+      even_sum = even_sum + (Vec)even_bits;
+      odd_sum = odd_sum + (Vec)odd_bits;
+    }
     _mm512_storeu_si512(weights + key * kTileQueries,
                         _mm512_or_si512(_mm512_srli_epi32(even_bits, 16), odd_bits));
   }
   float* sum = queries.sum + half * kTile;
   store(sum, load(sum) + (even_sum + odd_sum));
+}
+
+void weigh_scores(const float* scores, int64_t count, const TileQueries& queries,
+                  const float* value_scales, uint16_t* weights) {
+  for (int half = 0; half < 2; ++half) {
+    const float* columns = scores + half * kTile;
+    const Vec base = raise_maximum(columns, count, queries, half);
+    const auto pass = value_scales != nullptr ? exponentiate<true> : exponentiate<false>;
+    pass(columns, count, queries, half, base, value_scales, weights + half * kPair);
+  }
 }
 
 const uint16_t* offset(const uint16_t* p, int64_t by) { return p != nullptr ? p + by : nullptr; }
@@ -348,14 +246,12 @@ void attend(const TileQueries& queries, const TileKeys& keys, float* scratch) {
       float* group = scores + key * kTileQueries;
       score(queries, keys.high_keys + at, offset(keys.low_keys, at), group);
       const int64_t first = run + key;
+      if (keys.key_scales != nullptr) apply_scales(keys.key_scales + first, group);
       if (first >= sight.all_from && first + kTileKeys <= sight.all_to) continue;
       for (int64_t i = 0; i < kTileKeys; ++i) mask(sight, first + i, group + i * kTileQueries);
     }
-    for (int half = 0; half < 2; ++half) {
-      const float* columns = scores + half * kTile;
-      const Vec base = raise_maximum(columns, count, queries, half);
-      exponentiate(columns, count, queries, half, base, weights + half * kPair);
-    }
+    weigh_scores(scores, count, queries,
+                 keys.value_scales != nullptr ? keys.value_scales + run : nullptr, weights);
     weigh(keys.high_values + run * queries.dims, offset(keys.low_values, run * queries.dims),
           weights, count, queries.dims, queries.acc);
   }
@@ -378,13 +274,8 @@ void finish(const TileQueries& queries, float* outputs) {
   }
 }
 
-constexpr ops::SoftmaxAttentionTiles kTiles = {
-    pack_queries,
-    {nullptr, pack_keys<f16>, pack_keys<bf16>},
-    {nullptr, pack_values<f16>, pack_values<bf16>},
-    attend,
-    finish,
-};
+const ops::SoftmaxAttentionTiles kTiles = {pack_tile_queries, kPackTileKeys, kPackTileValues,
+                                           attend, finish};
 
 }  // namespace
 }  // namespace spb::SPB_ISA

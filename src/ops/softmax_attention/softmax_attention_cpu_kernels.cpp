@@ -1,3 +1,4 @@
+#include "core/simd/codes.h"
 #include "core/simd/product.h"
 #include "core/simd/transpose.h"
 #include "core/simd/vec.h"
@@ -15,24 +16,31 @@ using ops::UnpackedKeys;
 
 constexpr float kInfinity = __builtin_inff();
 
+template <typename T>
+constexpr bool kIsCode = false;
+template <>
+constexpr bool kIsCode<Code> = true;
+
+// A row of the cache and what one step of it is worth.
+template <typename T>
+struct ScaledRow {
+  const T* data;  // null: a row of zeros
+  float scale;
+};
+
 // Walks the rows of consecutive positions through the ring.
 template <typename T>
 struct RingCursor {
-  const T* first;
-  const T* end;
-  const T* row;
-  int64_t stride;
+  const RingRows& rows;
+  int64_t slot;
 
-  RingCursor(const RingRows& rows, int64_t position)
-      : first(static_cast<const T*>(rows.data)),
-        end(first + rows.capacity * rows.head_dim),
-        row(first + position % rows.capacity * rows.head_dim),
-        stride(rows.head_dim) {}
-  const T* next() {
-    const T* current = row;
-    row += stride;
-    if (row == end) row = first;
-    return current;
+  RingCursor(const RingRows& ring, int64_t position) : rows(ring), slot(position % ring.capacity) {}
+  ScaledRow<T> next() {
+    const T* data = static_cast<const T*>(rows.data) + slot * rows.head_dim;
+    const float scale = kIsCode<T> ? rows.scales[slot] : 1.0f;
+    ++slot;
+    if (slot == rows.capacity) slot = 0;
+    return {data, scale};
   }
 };
 
@@ -41,18 +49,26 @@ Vec load_up_to(const T* p, int64_t count) {
   return count >= kLanes ? load(p) : load_partial(p, static_cast<int>(count));
 }
 
+// Up to `count` elements of a row from `first` on.
+template <typename T>
+Vec load_scaled(const ScaledRow<T>& row, int64_t first, int64_t count) {
+  if (row.data == nullptr || count <= 0) return Vec{};
+  const Vec v = load_up_to(row.data + first, count);
+  return kIsCode<T> ? v * broadcast(row.scale) : v;
+}
+
 template <typename T>
 void pack_keys(const RingRows& rows, int64_t position, int64_t count, int64_t, float* out) {
   RingCursor<T> cursor(rows, position);
   for (int64_t key = 0; key < kKeyBlock; key += kLanes) {
-    const T* key_rows[kLanes];
-    for (int i = 0; i < kLanes; ++i) key_rows[i] = key + i < count ? cursor.next() : nullptr;
+    ScaledRow<T> key_rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      key_rows[i] = key + i < count ? cursor.next() : ScaledRow<T>{nullptr, 0};
+    }
     for (int64_t d = 0; d < rows.head_dim; d += kLanes) {
       const int64_t dims = rows.head_dim - d < kLanes ? rows.head_dim - d : kLanes;
       Vec square[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        square[i] = key_rows[i] != nullptr ? load_up_to(key_rows[i] + d, dims) : Vec{};
-      }
+      for (int i = 0; i < kLanes; ++i) square[i] = load_scaled(key_rows[i], d, dims);
       transpose(square);
       for (int i = 0; i < dims; ++i) store(out + (d + i) * kKeyBlock + key, square[i]);
     }
@@ -64,10 +80,9 @@ void pack_values(const RingRows& rows, int64_t position, int64_t count, int64_t 
                  float* out) {
   RingCursor<T> cursor(rows, position);
   for (int64_t key = 0; key < count; ++key) {
-    const T* row = cursor.next();
+    const ScaledRow<T> row = cursor.next();
     for (int64_t d = 0; d < padded_dim; d += kLanes) {
-      const int64_t dims = rows.head_dim - d;
-      store(out + key * padded_dim + d, dims > 0 ? load_up_to(row + d, dims) : Vec{});
+      store(out + key * padded_dim + d, load_scaled(row, d, rows.head_dim - d));
     }
   }
 }
@@ -118,8 +133,9 @@ struct KeyRange {
 template <typename T>
 struct ValueBlock {
   const T* values;
-  int64_t row;      // elements from one value to the next
-  int64_t columns;  // elements of a value
+  const float* scales;  // of the values; null unless codes
+  int64_t row;          // elements from one value to the next
+  int64_t columns;      // elements of a value
   int64_t position;
   int64_t count;
 
@@ -130,6 +146,14 @@ struct ValueBlock {
     return {begin < count ? begin : count, last + 1 < count ? last + 1 : count};
   }
 };
+
+// Scores of codes become those of keys, weights of values those of codes.
+template <typename T>
+void apply_scales(float* numbers, const float* scales, int64_t count) {
+  if constexpr (kIsCode<T>) {
+    for (int64_t j = 0; j < count; ++j) numbers[j] *= scales[j];
+  }
+}
 
 void mask(float* scores, KeyRange range) {
   for (int i = 0; i < kKeyBlock; i += kLanes) {
@@ -150,6 +174,7 @@ void advance_edge(const QueryRows& rows, const ValueBlock<T>& block, int64_t row
     mask(row_scores, block.visible(rows, row + r));
     exponentiate(row_scores, rows.max[row + r], rows.sum[row + r],
                  rows.acc + (row + r) * rows.padded_dim, rows.padded_dim);
+    apply_scales<T>(row_scores, block.scales, block.count);
   }
   for (int64_t r = 0; r < count;) {
     const KeyRange range = block.visible(rows, row + r);
@@ -174,14 +199,15 @@ void advance(const QueryRows& rows, const ValueBlock<T>& block, int64_t row, int
   for (int64_t r = 0; r < count; ++r) {
     exponentiate(scores + r * kKeyBlock, rows.max[row + r], rows.sum[row + r],
                  acc + r * rows.padded_dim, rows.padded_dim);
+    apply_scales<T>(scores + r * kKeyBlock, block.scales, kKeyBlock);
   }
   product<Into::kAdd>({scores, kKeyBlock, 1}, block.values, block.row, kKeyBlock, acc,
                       rows.padded_dim, count, block.columns);
 }
 
 void attend_packed(const QueryRows& rows, const PackedBlock& packed, float* scores) {
-  const ValueBlock<float> block = {packed.values, rows.padded_dim, rows.padded_dim, packed.position,
-                                   packed.count};
+  const ValueBlock<float> block = {packed.values,   nullptr,         rows.padded_dim,
+                                   rows.padded_dim, packed.position, packed.count};
   for (int64_t row = 0; row < rows.rows; row += kScoreRows) {
     const int64_t left = rows.rows - row;
     const int64_t count = left < kScoreRows ? left : kScoreRows;
@@ -260,10 +286,17 @@ void attend_unpacked(const QueryRows& rows, const UnpackedKeys& run, float* scor
   const auto* values = static_cast<const T*>(run.values);
   for (int64_t first = 0; first < run.count; first += kKeyBlock) {
     const int64_t left = run.count - first;
-    const ValueBlock<T> block = {values + first * rows.head_dim, rows.head_dim, rows.head_dim,
-                                 run.position + first, left < kKeyBlock ? left : kKeyBlock};
+    const ValueBlock<T> block = {values + first * rows.head_dim,
+                                 kIsCode<T> ? run.value_scales + first : nullptr,
+                                 rows.head_dim,
+                                 rows.head_dim,
+                                 run.position + first,
+                                 left < kKeyBlock ? left : kKeyBlock};
     score_unpacked(rows.q, rows.rows, keys + first * rows.head_dim, block.count, rows.head_dim,
                    scores);
+    for (int64_t r = 0; r < rows.rows && kIsCode<T>; ++r) {
+      apply_scales<T>(scores + r * kKeyBlock, run.key_scales + first, block.count);
+    }
     advance(rows, block, 0, rows.rows, scores);
   }
 }
@@ -272,11 +305,11 @@ void attend_unpacked(const QueryRows& rows, const UnpackedKeys& run, float* scor
 
 extern const ops::SoftmaxAttentionKernels kSoftmaxAttentionKernels;
 const ops::SoftmaxAttentionKernels kSoftmaxAttentionKernels = {
-    {pack_keys<float>, pack_keys<f16>, pack_keys<bf16>},
-    {pack_values<float>, pack_values<f16>, pack_values<bf16>},
+    {pack_keys<float>, pack_keys<f16>, pack_keys<bf16>, pack_keys<Code>},
+    {pack_values<float>, pack_values<f16>, pack_values<bf16>, pack_values<Code>},
     {round_row<float>, round_row<f16>, round_row<bf16>},
     attend_packed,
-    {attend_unpacked<float>, attend_unpacked<f16>, attend_unpacked<bf16>},
+    {attend_unpacked<float>, attend_unpacked<f16>, attend_unpacked<bf16>, attend_unpacked<Code>},
 };
 
 }  // namespace spb::SPB_ISA

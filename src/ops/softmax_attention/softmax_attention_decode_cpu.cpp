@@ -147,12 +147,18 @@ void Decode::attend(int64_t kv_head, int64_t piece, float* scratch) const {
 // Goes straight through the cache, in two runs where the ring wraps.
 void Decode::attend_unpacked(const QueryRows& rows, const KeySource& source, int64_t kv_head,
                              int64_t begin, int64_t end, float* scores) const {
+  const float* key_scales = head_scales(source.key_scales, kv_head);
+  const float* value_scales = head_scales(source.value_scales, kv_head);
   while (begin < end) {
     const int64_t slot = begin % source.capacity();
     const int64_t count = std::min(end - begin, source.capacity() - slot);
     const int64_t row = kv_head * source.capacity() + slot;
     kernels_.attend_unpacked[shape_.dtype](
-        rows, {source.keys.row(row), source.values.row(row), begin, count}, scores);
+        rows,
+        {source.keys.row(row), source.values.row(row),
+         key_scales != nullptr ? key_scales + slot : nullptr,
+         value_scales != nullptr ? value_scales + slot : nullptr, begin, count},
+        scores);
     begin += count;
   }
 }
@@ -162,8 +168,8 @@ void Decode::attend_packed(const QueryRows& rows, const KeySource& source, int64
   float* keys = scratch;
   float* values = keys + kKeyBlock * shape_.head_dim;
   float* scores = values + kKeyBlock * shape_.padded_dim;
-  const RingRows key_ring = ring_rows(source.keys, kv_head);
-  const RingRows value_ring = ring_rows(source.values, kv_head);
+  const RingRows key_ring = ring_rows(source.keys, source.key_scales, kv_head);
+  const RingRows value_ring = ring_rows(source.values, source.value_scales, kv_head);
   for (int64_t position = begin; position < end; position += kKeyBlock) {
     const int64_t count = std::min<int64_t>(kKeyBlock, end - position);
     kernels_.pack_keys[shape_.dtype](key_ring, position, count, shape_.padded_dim, keys);

@@ -36,15 +36,18 @@ struct PackedBlock {
 
 // Consecutive positions that lie behind each other in the cache.
 struct UnpackedKeys {
-  const void* keys;    // [count, head_dim]
-  const void* values;  // [count, head_dim]
-  int64_t position;    // of key 0
+  const void* keys;           // [count, head_dim]
+  const void* values;         // [count, head_dim]
+  const float* key_scales;    // [count]; null unless i8
+  const float* value_scales;  // [count]; null unless i8
+  int64_t position;           // of key 0
   int64_t count;
 };
 
 // The rows of one key/value head: position j lives in row j mod capacity.
 struct RingRows {
-  const void* data;  // [capacity, head_dim]
+  const void* data;     // [capacity, head_dim]
+  const float* scales;  // [capacity]; null unless i8
   int64_t capacity;
   int64_t head_dim;
 };
@@ -54,14 +57,14 @@ using PackRows = void (*)(const RingRows& rows, int64_t position, int64_t count,
 using RoundRow = void (*)(const float* in, void* out, int64_t count);
 
 struct SoftmaxAttentionKernels {
-  // Indexed by DType kF32, kF16, kBF16.
-  PackRows pack_keys[3];
-  PackRows pack_values[3];
+  // Indexed by DType kF32, kF16, kBF16, kI8. Packing multiplies codes by their scales.
+  PackRows pack_keys[4];
+  PackRows pack_values[4];
   RoundRow round_row[3];
   // Advances the softmax of the rows that see the block. `scores` holds kScoreRows * kKeyBlock.
   void (*attend_packed)(const QueryRows& rows, const PackedBlock& block, float* scores);
   // For few rows, where packing would not pay. `scores` holds rows * kKeyBlock.
-  void (*attend_unpacked[3])(const QueryRows& rows, const UnpackedKeys& keys, float* scores);
+  void (*attend_unpacked[4])(const QueryRows& rows, const UnpackedKeys& keys, float* scores);
 };
 
 inline constexpr int kScoreRows = 6;

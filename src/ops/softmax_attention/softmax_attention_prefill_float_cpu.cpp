@@ -43,10 +43,12 @@ class FloatEngine : public PrefillEngine {
   void pack(const PositionSpan& span, int64_t kv_head, int64_t offset) override {
     const int64_t count = std::min<int64_t>(kKeyBlock, span.count - offset);
     const int64_t position = span.first + offset;
-    kernels_.pack_keys[shape_.dtype](ring_rows(span.source->keys, kv_head), position, count,
-                                     shape_.padded_dim, packed_keys(kv_head, offset));
-    kernels_.pack_values[shape_.dtype](ring_rows(span.source->values, kv_head), position, count,
-                                       shape_.padded_dim, packed_values(kv_head, offset));
+    const KeySource& source = *span.source;
+    kernels_.pack_keys[shape_.dtype](ring_rows(source.keys, source.key_scales, kv_head), position,
+                                     count, shape_.padded_dim, packed_keys(kv_head, offset));
+    kernels_.pack_values[shape_.dtype](ring_rows(source.values, source.value_scales, kv_head),
+                                       position, count, shape_.padded_dim,
+                                       packed_values(kv_head, offset));
   }
 
   void attend(const TokenSpan& tokens, const PositionSpan& span, int64_t kv_head, int64_t tile,

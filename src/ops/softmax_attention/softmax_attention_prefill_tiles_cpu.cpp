@@ -29,9 +29,13 @@ class TileEngine : public PrefillEngine {
     const int64_t packed = shape.kv_heads * most_positions * dims_;
     high_keys_ = arena.allocate<uint16_t>(packed);
     high_values_ = arena.allocate<uint16_t>(packed);
-    if (shape.dtype != static_cast<int>(DType::kBF16)) {  // a bf16 number is its own upper part
+    if (shape.dtype == static_cast<int>(DType::kF16)) {  // others are their own upper part
       low_keys_ = arena.allocate<uint16_t>(packed);
       low_values_ = arena.allocate<uint16_t>(packed);
+    }
+    if (shape.dtype == static_cast<int>(DType::kI8)) {
+      key_scales_ = arena.allocate<float>(shape.kv_heads * most_positions);
+      value_scales_ = arena.allocate<float>(shape.kv_heads * most_positions);
     }
     scratch_floats_ = std::max(kTileScratchFloats, kTileQueries * dims_);
     scratch_ = arena.allocate<float>(scratch_floats_ * context.pool().threads());
@@ -61,27 +65,34 @@ class TileEngine : public PrefillEngine {
   }
 
   void pack(const PositionSpan& span, int64_t kv_head, int64_t offset) override {
-    const RingRows key_ring = ring_rows(span.source->keys, kv_head);
-    const RingRows value_ring = ring_rows(span.source->values, kv_head);
+    const KeySource& source = *span.source;
+    const RingRows key_ring = ring_rows(source.keys, source.key_scales, kv_head);
+    const RingRows value_ring = ring_rows(source.values, source.value_scales, kv_head);
     const int64_t end = std::min(span.count, offset + kKeyBlock);
     for (int64_t at = offset; at < end; at += kTileKeys) {
       const int64_t position = span.first + at;
       const int64_t count = std::min(kTileKeys, end - at);
-      const int64_t packed = (kv_head * most_positions_ + at) * dims_;
+      const int64_t first_key = kv_head * most_positions_ + at;
+      const int64_t packed = first_key * dims_;
       const bool keys_finite = tiles_.pack_keys[shape_.dtype](
           key_ring, position, count, dims_, high_keys_ + packed, advanced(low_keys_, packed));
       const bool values_finite = tiles_.pack_values[shape_.dtype](
           value_ring, position, count, dims_, high_values_ + packed, advanced(low_values_, packed));
       if (!keys_finite || !values_finite) gave_up_ = true;
+      if (key_scales_ == nullptr) continue;
+      pack_scales(key_ring, position, count, key_scales_ + first_key);
+      pack_scales(value_ring, position, count, value_scales_ + first_key);
     }
   }
 
   void attend(const TokenSpan& tokens, const PositionSpan& span, int64_t kv_head, int64_t tile,
               int thread) override {
-    const int64_t packed = kv_head * most_positions_ * dims_;
+    const int64_t first_key = kv_head * most_positions_;
+    const int64_t packed = first_key * dims_;
     tiles_.attend(facing(*span.source, rows(tokens, kv_head, tile)),
                   {high_keys_ + packed, advanced(low_keys_, packed), high_values_ + packed,
-                   advanced(low_values_, packed), span.first, span.count},
+                   advanced(low_values_, packed), advanced(key_scales_, first_key),
+                   advanced(value_scales_, first_key), span.first, span.count},
                   scratch_ + scratch_floats_ * thread);
   }
 
@@ -99,7 +110,16 @@ class TileEngine : public PrefillEngine {
   bool gave_up() const override { return gave_up_; }
 
  private:
-  static uint16_t* advanced(uint16_t* p, int64_t by) { return p != nullptr ? p + by : nullptr; }
+  template <typename T>
+  static T* advanced(T* p, int64_t by) {
+    return p != nullptr ? p + by : nullptr;
+  }
+  // Those of a whole tile of keys; 1 where there is none.
+  static void pack_scales(const RingRows& rows, int64_t position, int64_t count, float* out) {
+    for (int64_t i = 0; i < kTileKeys; ++i) {
+      out[i] = i < count ? rows.scales[(position + i) % rows.capacity] : 1.0f;
+    }
+  }
   // Row of q and o that holds a row of the queries of one key/value head.
   int64_t query_row(const TokenSpan& tokens, int64_t kv_head, int64_t row) const {
     const int64_t token = tokens.first + row / shape_.group;
@@ -136,6 +156,8 @@ class TileEngine : public PrefillEngine {
   uint16_t* low_keys_ = nullptr;
   uint16_t* high_values_;
   uint16_t* low_values_ = nullptr;
+  float* key_scales_ = nullptr;
+  float* value_scales_ = nullptr;
   float* scratch_;
   int64_t scratch_floats_;
   std::atomic<bool> gave_up_ = false;

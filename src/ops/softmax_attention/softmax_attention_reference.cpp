@@ -1,28 +1,31 @@
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <vector>
 
+#include "core/block_formats.h"
 #include "ops/softmax_attention/softmax_attention.h"
 
 namespace spb::ops {
 namespace {
 
-template <typename T>
-void widen_as(const ConstTensorView& tensor, std::vector<double>& out) {
-  for (int64_t row = 0; row < tensor.shape().rows(); ++row) {
-    const T* values = tensor.row_as<T>(row);
-    for (int64_t i = 0; i < tensor.shape().last(); ++i) out.push_back(to_float(values[i]));
-  }
-}
-
-std::vector<double> widen(const ConstTensorView& tensor) {
+// Codes of 8 bits have a scale for each row.
+std::vector<double> widen(const ConstTensorView& tensor, const ConstTensorView& scales = {}) {
+  const Shape& shape = tensor.shape();
+  std::vector<float> row(static_cast<size_t>(shape.last()));
   std::vector<double> out;
-  out.reserve(static_cast<size_t>(tensor.shape().elements()));
-  switch (tensor.dtype()) {
-    case DType::kF16: widen_as<f16>(tensor, out); break;
-    case DType::kBF16: widen_as<bf16>(tensor, out); break;
-    default: widen_as<float>(tensor, out); break;
+  out.reserve(static_cast<size_t>(shape.elements()));
+  for (int64_t i = 0; i < shape.rows(); ++i) {
+    if (tensor.dtype() == DType::kI8) {
+      const double scale = scales.as<float>()[i];
+      const auto* codes = tensor.row_as<int8_t>(i);
+      std::transform(codes, codes + shape.last(), std::back_inserter(out),
+                     [&](int8_t code) { return scale * code; });
+    } else {
+      dequantize_row(tensor.dtype(), tensor.row(i), row.data(), shape.last());
+      out.insert(out.end(), row.begin(), row.end());
+    }
   }
   return out;
 }
@@ -33,10 +36,11 @@ struct Rows {
   std::vector<double> values;
   int64_t count = 0;  // per key/value head
 
-  Rows(const ConstTensorView& key_view, const ConstTensorView& value_view) {
+  Rows(const ConstTensorView& key_view, const ConstTensorView& value_view,
+       const ConstTensorView& key_scales, const ConstTensorView& value_scales) {
     if (!key_view.defined()) return;
-    keys = widen(key_view);
-    values = widen(value_view);
+    keys = widen(key_view, key_scales);
+    values = widen(value_view, value_scales);
     count = key_view.shape()[1];
   }
 };
@@ -76,8 +80,8 @@ void softmax_attention_reference(const SoftmaxAttentionArgs& args) {
   const ConstTensorView& any_keys = args.keys.defined() ? args.keys : args.sink_keys;
   const int64_t group = heads / any_keys.shape()[0];
   const std::vector<double> q = widen(args.q);
-  const Rows cache(args.keys, args.values);
-  const Rows sinks(args.sink_keys, args.sink_values);
+  const Rows cache(args.keys, args.values, args.key_scales, args.value_scales);
+  const Rows sinks(args.sink_keys, args.sink_values, args.sink_key_scales, args.sink_value_scales);
   for (int64_t row = 0; row < shape[0] * heads; ++row) {
     const int64_t kv_head = row % heads / group;
     std::vector<Seen> all;

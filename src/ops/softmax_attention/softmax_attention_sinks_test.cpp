@@ -20,7 +20,7 @@ class AttentionSinks : public test::EveryIsa {
 INSTANTIATE_TEST_SUITE_P(SoftmaxAttention, AttentionSinks, testing::ValuesIn(test::isa_levels()),
                          test::isa_name);
 
-constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kI8};
 
 TEST_P(AttentionSinks, MatchReferenceOnRandomShapes) {
   Rng rng(7);
@@ -28,7 +28,7 @@ TEST_P(AttentionSinks, MatchReferenceOnRandomShapes) {
   const int64_t groups[] = {1, 2, 7};
   const int64_t tokens[] = {1, 1, 2, 5, 31, 32, 33, 70, 130};
   const int64_t sinks[] = {1, 3, 64, 128, 130};
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < 60; ++i) {
     Case c;
     c.tokens = tokens[rng.below(9)];
     c.kv_heads = 1 + rng.below(3);
@@ -38,7 +38,7 @@ TEST_P(AttentionSinks, MatchReferenceOnRandomShapes) {
     // A window goes around its ring several times.
     c.first_position = rng.below(3) == 0 ? 0 : rng.below(c.window_size > 0 ? 1000 : 300);
     c.spare = rng.below(2) == 0 ? 0 : rng.below(70);
-    c.dtype = kDTypes[rng.below(3)];
+    c.dtype = kDTypes[rng.below(4)];
     c.sinks = sinks[rng.below(5)];
     c.only_sinks = rng.below(4) == 0;
     if (c.only_sinks) c.first_position = c.window_size = 0;
@@ -61,7 +61,7 @@ TEST_P(AttentionSinks, MayBeMany) {
 }
 
 TEST_P(AttentionSinks, AreSeenByTokensOfEverySpan) {
-  for (const DType dtype : {DType::kF32, DType::kF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
     expect_matches_reference({1100, 1, 1, 8, 400, 40, 0, dtype, 5}, 5, context_);
     expect_matches_reference({1100, 1, 1, 8, 0, 0, 0, dtype, 70, true}, 6, context_);
   }
@@ -76,6 +76,21 @@ void copy_rows(const ConstTensorView& from, const TensorView& to, int64_t first)
   }
 }
 
+void copy_cache(const Cache& from, Cache& to, int64_t first) {
+  copy_rows(from.keys, to.keys, first);
+  copy_rows(from.values, to.values, first);
+  if (!from.key_scales.defined()) return;
+  // Rows of one scale.
+  const auto rows = [](const ConstTensorView& scales) {
+    return scales.reshaped(Shape{scales.shape()[0], scales.shape()[1], 1});
+  };
+  const auto target = [](Tensor& scales) {
+    return scales.view().reshaped(Shape{scales.shape()[0], scales.shape()[1], 1});
+  };
+  copy_rows(rows(from.key_scales), target(to.key_scales), first);
+  copy_rows(rows(from.value_scales), target(to.value_scales), first);
+}
+
 // Without a window, sinks are no different from earlier positions.
 TEST_P(AttentionSinks, EqualEarlierPositionsWhereNothingIsHidden) {
   for (const DType dtype : kDTypes) {
@@ -86,10 +101,8 @@ TEST_P(AttentionSinks, EqualEarlierPositionsWhereNothingIsHidden) {
         const std::vector<float> expected = run(whole, context_);
         const Case split{tokens, 2, 2, 48, 20, 0, 0, dtype, sinks};
         Problem problem(split, 11, context_);
-        copy_rows(whole.keys, problem.sink_keys, 0);
-        copy_rows(whole.values, problem.sink_values, 0);
-        copy_rows(whole.keys, problem.keys, sinks);
-        copy_rows(whole.values, problem.values, sinks);
+        copy_cache(whole.cache, problem.sinks, 0);
+        copy_cache(whole.cache, problem.cache, sinks);
         EXPECT_LE(largest_difference(run(problem, context_), expected), 2 * tolerance(split))
             << describe(split);
       }
@@ -125,9 +138,10 @@ bool all_nan(const std::vector<float>& values, int64_t first, int64_t stride) {
   return true;
 }
 
-// A poisoned sink spoils every query of its heads, a poisoned slot out of the window none.
+// A poisoned sink spoils every query of its heads, a poisoned slot out of the window none. Codes
+// cannot be poisoned; of their scales softmax_attention_int8_test.cpp has more.
 TEST_P(AttentionSinks, AreUsedByEveryQueryAndHideNothing) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (const int64_t tokens : {1, 9, 40}) {
       const Case c{tokens, 1, 2, 32, 500, 20, 30, dtype, 70};
       for (const int64_t poisoned : {0, 69}) {
@@ -136,7 +150,7 @@ TEST_P(AttentionSinks, AreUsedByEveryQueryAndHideNothing) {
         fill_value(row, 0.5f);
         Tensor spoilt(DType::kF32, row.shape());
         fill_value(spoilt, test::kPoison);
-        append_to_cache(context_, {row, spoilt, problem.sink_keys, problem.sink_values, poisoned});
+        problem.sinks.append(context_, row, spoilt, poisoned);
         EXPECT_TRUE(all_nan(run(problem, context_), 0, 1)) << describe(c);
       }
       Problem problem(c, 17, context_);
@@ -144,7 +158,7 @@ TEST_P(AttentionSinks, AreUsedByEveryQueryAndHideNothing) {
       Tensor spoilt(DType::kF32, Shape{1, 1, 32});
       fill_value(spoilt, test::kPoison);
       for (int64_t position = 500 + tokens; position < 500 + tokens + 30; ++position) {
-        append_to_cache(context_, {spoilt, spoilt, problem.keys, problem.values, position});
+        problem.cache.append(context_, spoilt, spoilt, position);
       }
       EXPECT_EQ(run(problem, context_), expected) << describe(c);
     }
@@ -152,7 +166,7 @@ TEST_P(AttentionSinks, AreUsedByEveryQueryAndHideNothing) {
 }
 
 TEST_P(AttentionSinks, BitsDoNotDependOnThreads) {
-  for (const DType dtype : {DType::kF32, DType::kF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
     for (const int64_t tokens : {1, 3, 70}) {
       Context one(1);
       Problem problem({tokens, 3, 3, 32, 600, 300, 0, dtype, 300}, 31, one);
@@ -185,8 +199,10 @@ TEST_P(AttentionSinks, LargeScoresDoNotOverflow) {
       for (const float score : {-3e4f, 3e4f}) {
         Problem problem({tokens, 1, 2, 64, 70, 0, 0, dtype, 3}, 51, context_);
         fill_value(problem.q, 1.0f);
-        fill_value(problem.sink_keys, score / 64);
-        fill_value(problem.sink_values, 7.0f);
+        Tensor k(DType::kF32, Shape{3, 1, 64}), v(DType::kF32, k.shape());
+        fill_value(k, score / 64);
+        fill_value(v, 7.0f);
+        problem.sinks.append(context_, k, v, 0);
         const std::vector<float> o = run(problem, context_);
         const auto far = [](float x) { return std::fabs(x) < 6; };
         const auto near = [](float x) { return std::fabs(x - 7) < 1e-3f; };
@@ -280,7 +296,7 @@ TEST_F(SinkArguments, Overlap) {
   const ConstTensorView sinks(shared.view().data(), DType::kF16, Shape{2, 5, 8});
   args_.sink_keys = sinks;
   EXPECT_THROW(softmax_attention(context_, args_), Error);
-  args_.sink_keys = problem_.sink_keys;
+  args_.sink_keys = problem_.sinks.keys;
   args_.sink_values = sinks;
   EXPECT_THROW(softmax_attention(context_, args_), Error);
 }

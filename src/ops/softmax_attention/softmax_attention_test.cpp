@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ops/softmax_attention/softmax_attention_test_problem.h"
@@ -29,8 +30,8 @@ TEST_P(EveryIsa, MatchesReferenceOnRandomShapes) {
   const int64_t dims[] = {2, 6, 16, 34, 64, 80, 100, 128};
   const int64_t groups[] = {1, 2, 3, 7, 9};
   const int64_t tokens[] = {1, 1, 2, 5, 31, 32, 33, 70, 130};
-  const DType dtypes[] = {DType::kF32, DType::kF16, DType::kBF16};
-  for (int i = 0; i < 40; ++i) {
+  const DType dtypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kI8};
+  for (int i = 0; i < 60; ++i) {
     Case c;
     c.tokens = tokens[rng.below(9)];
     c.kv_heads = 1 + rng.below(3);
@@ -39,14 +40,14 @@ TEST_P(EveryIsa, MatchesReferenceOnRandomShapes) {
     c.first_position = rng.below(2) == 0 ? 0 : rng.below(300);
     c.window_size = rng.below(2) == 0 ? 0 : 1 + rng.below(200);
     c.spare = rng.below(2) == 0 ? 0 : rng.below(70);
-    c.dtype = dtypes[rng.below(3)];
+    c.dtype = dtypes[rng.below(4)];
     expect_matches_reference(c, 100 + i, context);
   }
 }
 
 TEST_P(EveryIsa, LongContextsAreMergedFromPieces) {
   Context context(2);
-  for (const DType dtype : {DType::kF32, DType::kF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
     for (const int64_t position : {255, 513, 1500}) {
       expect_matches_reference({1, 2, 3, 64, position, 0, 5, dtype}, 3, context);
       expect_matches_reference({3, 1, 2, 128, position, 700, 0, dtype}, 4, context);
@@ -56,10 +57,31 @@ TEST_P(EveryIsa, LongContextsAreMergedFromPieces) {
 
 TEST_P(EveryIsa, PrefillSpansSeveralPackedSpans) {
   Context context(2);
-  for (const DType dtype : {DType::kF32, DType::kF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
     expect_matches_reference({1100, 1, 1, 16, 500, 0, 0, dtype}, 5, context);
     expect_matches_reference({1100, 1, 2, 16, 900, 90, 0, dtype}, 6, context);
   }
+}
+
+// The keys and values of the first `total` positions of a cache that no position has left.
+std::pair<Tensor, Tensor> read_back(const Cache& cache, int64_t total) {
+  const Shape& shape = cache.keys.shape();
+  Tensor k(DType::kF32, Shape{total, shape[0], shape[2]});
+  Tensor v(DType::kF32, k.shape());
+  for (int64_t row = 0; row < total * shape[0]; ++row) {
+    const int64_t slot = row % shape[0] * shape[1] + row / shape[0];
+    for (int64_t d = 0; d < shape[2]; ++d) {
+      const int64_t from = slot * shape[2] + d;
+      const bool codes = cache.key_scales.defined();
+      k.as<float>()[row * shape[2] + d] =
+          codes ? cache.keys.as<int8_t>()[from] * cache.key_scales.as<float>()[slot]
+                : cache.keys.as<float>()[from];
+      v.as<float>()[row * shape[2] + d] =
+          codes ? cache.values.as<int8_t>()[from] * cache.value_scales.as<float>()[slot]
+                : cache.values.as<float>()[from];
+    }
+  }
+  return {std::move(k), std::move(v)};
 }
 
 // Around the window the ring wraps and the first keys fall out of sight; sinks stay.
@@ -68,44 +90,31 @@ TEST_P(EveryIsa, PrefillThenDecodeEqualsPrefillOfAll) {
   const int64_t window = 50;
   for (const int64_t total : {window - 1, window, window + 1, window + 2, 2 * window + 7}) {
     for (const int64_t prefix : {int64_t{1}, int64_t{33}, total - 1}) {
-      const Case all{total, 2, 3, 32, 0, window, 0, DType::kF32, total % 3 * 5};
-      Problem problem(all, 11, context);
-      const std::vector<float> expected = run(problem, context);
-      // The same keys and values again, appended as they come to a ring of the least capacity.
-      Rng rng(11);
-      fill_normal(problem.q, rng);
-      Tensor k(DType::kF32, Shape{total, 2, 32});
-      Tensor v(DType::kF32, k.shape());
-      for (int64_t i = 0; i < total; ++i) {
-        for (int64_t row = 2 * i; row < 2 * i + 2; ++row) {
-          const int64_t head = row % 2;
-          const int64_t slot = head * all.capacity() + i % all.capacity();
-          std::copy_n(problem.keys.as<float>() + slot * 32, 32, k.as<float>() + row * 32);
-          std::copy_n(problem.values.as<float>() + slot * 32, 32, v.as<float>() + row * 32);
-        }
-      }
-      Tensor keys(DType::kF32, Shape{2, std::min(total, window + prefix - 1), 32});
-      Tensor values(DType::kF32, keys.shape());
-      fill_value(keys, kNan);
-      fill_value(values, kNan);
-      fill_value(problem.o, kNan);
-      const auto step = [&](int64_t first, int64_t count) {
-        const auto part = [&](Tensor& tensor, int64_t heads) {
-          return TensorView(tensor.as<float>() + first * heads * 32, Shape{count, heads, 32});
+      for (const DType dtype : {DType::kF32, DType::kI8}) {
+        const Case all{total, 2, 3, 32, 0, window, 0, dtype, total % 3 * 5};
+        Problem problem(all, 11, context);
+        const std::vector<float> expected = run(problem, context);
+        // The same keys and values again, appended as they come to a ring of the least capacity.
+        auto [k, v] = read_back(problem.cache, total);
+        Cache ring(dtype, Shape{2, std::min(total, window + prefix - 1), 32});
+        fill_value(problem.o, kNan);
+        const auto step = [&, &k = k, &v = v](int64_t first, int64_t count) {
+          const auto part = [&](Tensor& tensor, int64_t heads) {
+            return TensorView(tensor.as<float>() + first * heads * 32, Shape{count, heads, 32});
+          };
+          ring.append(context, part(k, 2), part(v, 2), first);
+          SoftmaxAttentionArgs args = problem.args();
+          ring.show(args);
+          args.q = part(problem.q, 6);
+          args.o = part(problem.o, 6);
+          args.first_position = first;
+          softmax_attention(context, args);
         };
-        append_to_cache(context, {part(k, 2), part(v, 2), keys, values, first});
-        SoftmaxAttentionArgs args = problem.args();
-        args.q = part(problem.q, 6);
-        args.o = part(problem.o, 6);
-        args.keys = keys;
-        args.values = values;
-        args.first_position = first;
-        softmax_attention(context, args);
-      };
-      step(0, prefix);
-      for (int64_t i = prefix; i < total; ++i) step(i, 1);
-      EXPECT_LE(largest_difference(contents(problem.o), expected), 4e-5)
-          << "total " << total << " prefix " << prefix;
+        step(0, prefix);
+        for (int64_t i = prefix; i < total; ++i) step(i, 1);
+        EXPECT_LE(largest_difference(contents(problem.o), expected), tolerance(all))
+            << describe(all) << " prefix " << prefix;
+      }
     }
   }
 }
@@ -123,7 +132,7 @@ TEST_P(EveryIsa, OnlyVisibleKeysAreUsed) {
         const int64_t poisoned = c.context() - 1 - rng.below(visible);
         Tensor row(DType::kF32, Shape{1, 1, 32});
         fill_value(row, kNan);
-        append_to_cache(context, {row, row, problem.keys, problem.values, poisoned});
+        problem.cache.append(context, row, row, poisoned);
         const std::vector<float> output = run(problem, context);
         for (int64_t i = 0; i < tokens * 3; ++i) {
           const int64_t position = 90 + i / 3;
@@ -136,7 +145,7 @@ TEST_P(EveryIsa, OnlyVisibleKeysAreUsed) {
 }
 
 TEST_P(EveryIsa, BitsDoNotDependOnThreads) {
-  for (const DType dtype : {DType::kF32, DType::kF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
     for (const int64_t tokens : {1, 3, 70}) {
       Context one(1);
       Problem problem({tokens, 3, 3, 64, 600, 0, 0, dtype}, 31, one);
@@ -163,7 +172,7 @@ TEST_P(EveryIsa, OutputMayBeTheQueries) {
 
 TEST_P(EveryIsa, LargeScoresDoNotOverflow) {
   Context context(1);
-  for (const DType dtype : {DType::kF32, DType::kF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
     for (const int64_t tokens : {1, 40}) {
       Problem problem({tokens, 1, 2, 64, 70, 0, 0, dtype}, 51, context);
       for (int64_t i = 0; i < problem.q.shape().elements(); ++i) problem.q.as<float>()[i] *= 3e3f;
@@ -242,9 +251,9 @@ TEST_F(Arguments, OtherShapeOrDtype) {
 }
 
 TEST_F(Arguments, CacheOfIntegers) {
-  Tensor keys(DType::kI8, keys_.shape());
+  Tensor keys(DType::kI32, keys_.shape());
   args_.keys = keys;
-  expect_error("keys: expected f32, f16 or bf16, got i8");
+  expect_error("keys: expected f32, f16, bf16 or i8, got i32");
 }
 
 TEST_F(Arguments, RingTooSmall) {

@@ -48,54 +48,84 @@ inline void fill_value(Tensor& tensor, float value) {
   switch (tensor.dtype()) {
     case DType::kF16: std::fill_n(tensor.as<f16>(), count, to_f16(value)); break;
     case DType::kBF16: std::fill_n(tensor.as<bf16>(), count, to_bf16(value)); break;
+    case DType::kI8: std::fill_n(tensor.as<int8_t>(), count, int8_t{111}); break;
     default: std::fill_n(tensor.as<float>(), count, value); break;
   }
 }
 
-// A cache filled to the context of the case through append_to_cache; slots that no position has
-// reached hold NaN.
+// Keys and values, everything unwritten poisoned: numbers or, of codes, their scales.
+struct Cache {
+  Tensor keys, values;
+  Tensor key_scales, value_scales;  // with i8
+
+  Cache(DType dtype, const Shape& shape) : keys(dtype, shape), values(dtype, shape) {
+    if (dtype == DType::kI8) {
+      key_scales = Tensor(DType::kF32, Shape{shape[0], shape[1]});
+      value_scales = Tensor(DType::kF32, key_scales.shape());
+    }
+    for (Tensor* tensor : {&keys, &values, &key_scales, &value_scales}) {
+      if (tensor->defined()) fill_value(*tensor, test::kPoison);
+    }
+  }
+
+  void append(Context& context, ConstTensorView k, ConstTensorView v, int64_t position) {
+    append_to_cache(context, {k, v, keys, values, position, key_scales, value_scales});
+  }
+
+  void append_normal(Context& context, int64_t position, int64_t count, Rng& rng) {
+    Tensor k(DType::kF32, Shape{count, keys.shape()[0], keys.shape()[2]});
+    Tensor v(DType::kF32, k.shape());
+    fill_normal(k, rng);
+    fill_normal(v, rng);
+    append(context, k, v, position);
+  }
+
+  void show(SoftmaxAttentionArgs& args) const {
+    args.keys = keys;
+    args.values = values;
+    args.key_scales = key_scales;
+    args.value_scales = value_scales;
+  }
+  void show_as_sinks(SoftmaxAttentionArgs& args) const {
+    args.sink_keys = keys;
+    args.sink_values = values;
+    args.sink_key_scales = key_scales;
+    args.sink_value_scales = value_scales;
+  }
+};
+
+// Queries and a cache filled to the context of the case through append_to_cache.
 struct Problem {
   Case c;
-  Tensor q, keys, values, o, sink_keys, sink_values;
+  Tensor q, o;
+  Cache cache, sinks;
 
   Problem(const Case& case_, uint64_t seed, Context& context)
       : c(case_),
         q(DType::kF32, Shape{c.tokens, c.kv_heads * c.group, c.head_dim}),
-        keys(c.dtype, Shape{c.kv_heads, c.capacity(), c.head_dim}),
-        values(c.dtype, keys.shape()),
         o(DType::kF32, q.shape()),
-        sink_keys(c.dtype, Shape{c.kv_heads, c.sinks, c.head_dim}),
-        sink_values(c.dtype, sink_keys.shape()) {
+        cache(c.dtype, Shape{c.kv_heads, c.capacity(), c.head_dim}),
+        sinks(c.dtype, Shape{c.kv_heads, c.sinks, c.head_dim}) {
     Rng rng(seed);
     fill_normal(q, rng);
-    fill_value(keys, test::kPoison);
-    fill_value(values, test::kPoison);
     fill_value(o, test::kPoison);
     for (int64_t position = 0; position < c.context();) {
       const int64_t count = std::min(c.capacity(), c.context() - position);
-      append_normal(keys, values, position, count, rng, context);
+      cache.append_normal(context, position, count, rng);
       position += count;
     }
-    if (c.sinks > 0) append_normal(sink_keys, sink_values, 0, c.sinks, rng, context);
-  }
-
-  void append_normal(Tensor& into_keys, Tensor& into_values, int64_t position, int64_t count,
-                     Rng& rng, Context& context) {
-    Tensor k(DType::kF32, Shape{count, c.kv_heads, c.head_dim});
-    Tensor v(DType::kF32, k.shape());
-    fill_normal(k, rng);
-    fill_normal(v, rng);
-    append_to_cache(context, {k, v, into_keys, into_values, position});
+    if (c.sinks > 0) sinks.append_normal(context, 0, c.sinks, rng);
   }
 
   SoftmaxAttentionArgs args() {
-    const float scale = 1.0f / std::sqrt(float(c.head_dim));
-    SoftmaxAttentionArgs args = {q, keys, values, o, c.first_position, c.window_size, scale};
-    if (c.only_sinks) args.keys = args.values = {};
-    if (c.sinks > 0) {
-      args.sink_keys = sink_keys;
-      args.sink_values = sink_values;
-    }
+    SoftmaxAttentionArgs args;
+    args.q = q;
+    args.o = o;
+    args.first_position = c.first_position;
+    args.window_size = c.window_size;
+    args.scale = 1.0f / std::sqrt(float(c.head_dim));
+    if (!c.only_sinks) cache.show(args);
+    if (c.sinks > 0) sinks.show_as_sinks(args);
     return args;
   }
 };

@@ -5,7 +5,8 @@
 //   scores [keys, queries]   = keys [keys, dims] x queries [dims, queries]
 //   outputs [dims, queries] += values [dims, keys] x weights [keys, queries]
 // Queries are split into two bf16 numbers, and so are keys and values that come from an f16 cache:
-// high + low is exact to 16 bits. Only the weights are rounded to bf16. Sums are f32.
+// high + low is exact to 16 bits. Codes of 8 bits are bf16 numbers: scores are multiplied by the
+// scales of keys, weights by those of values. Only the weights are rounded to bf16. Sums are f32.
 #pragma once
 
 #include <cstdint>
@@ -40,20 +41,22 @@ struct TileKeys {
   const uint16_t* low_keys;     // the same, or null where high is exact
   const uint16_t* high_values;  // [keys / kTileKeys, dims, kTileKeys]
   const uint16_t* low_values;   // the same, or null where high is exact
+  const float* key_scales;      // [keys], none 0; null unless i8
+  const float* value_scales;    // the same
   int64_t position;
   int64_t count;
 };
+
+// Packs up to kTileKeys positions; false if one is not finite. low may be null for bf16 and i8.
+using PackTile = bool (*)(const RingRows& rows, int64_t position, int64_t count, int64_t dims,
+                          uint16_t* high, uint16_t* low);
 
 struct SoftmaxAttentionTiles {
   // Splits rows [rows, head_dim] into high and low; false if one is not finite.
   bool (*pack_queries)(const float* q, int64_t rows, int64_t head_dim, int64_t dims, uint16_t* high,
                        uint16_t* low);
-  // Packs up to kTileKeys positions; indexed by DType (null for f32); false if one is not finite.
-  // low may be null for bf16.
-  bool (*pack_keys[3])(const RingRows& rows, int64_t position, int64_t count, int64_t dims,
-                       uint16_t* high, uint16_t* low);
-  bool (*pack_values[3])(const RingRows& rows, int64_t position, int64_t count, int64_t dims,
-                         uint16_t* high, uint16_t* low);
+  const PackTile* pack_keys;  // indexed by DType; null for f32
+  const PackTile* pack_values;
   // `scratch` holds kTileScratchFloats.
   void (*attend)(const TileQueries& queries, const TileKeys& keys, float* scratch);
   // outputs [kTileQueries, dims] = acc / sum
@@ -66,3 +69,10 @@ inline constexpr int64_t kTileScratchFloats = kTileRun * kTileQueries * 3 / 2;
 const SoftmaxAttentionTiles* softmax_attention_tiles();
 
 }  // namespace spb::ops
+
+namespace spb::isa_amx {
+bool pack_tile_queries(const float* q, int64_t rows, int64_t head_dim, int64_t dims, uint16_t* high,
+                       uint16_t* low);
+extern const ops::PackTile kPackTileKeys[4];
+extern const ops::PackTile kPackTileValues[4];
+}  // namespace spb::isa_amx
