@@ -55,19 +55,23 @@ if(SPB_CUDA)
     set(CMAKE_CUDA_COMPILER_LAUNCHER ${SPB_CCACHE})
   endif()
   enable_language(CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it of nvcc
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  endif()
   set(CMAKE_CUDA_STANDARD 20)
-  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA_EXTENSIONS OFF)
   find_package(CUDAToolkit REQUIRED)
 endif()
 
 add_library(spb_settings INTERFACE)
 target_include_directories(spb_settings INTERFACE ${PROJECT_SOURCE_DIR}/src)
+# fmt 9 believes that nvcc knows no constexpr; nvcc warns (554) of conversions
+# that a requires clause excludes.
 target_compile_options(spb_settings INTERFACE
   "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wconversion;-Wno-sign-conversion;\
 -Wnon-virtual-dtor;-Werror>"
   "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Wno-psabi,-Werror;\
---expt-relaxed-constexpr>")
+--expt-relaxed-constexpr;-diag-suppress=554;-DFMT_USE_CONSTEXPR=1>")
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # Notes about ABI changes of vector types; our vectors never cross a library boundary.
   target_compile_options(spb_settings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-psabi>)

@@ -38,6 +38,12 @@ void check_tensor(std::string_view operation, std::string_view argument,
         argument, block_bytes(dtype), tensor.row_bytes_used(), tensor.row_stride_bytes());
 }
 
+void check_activation(std::string_view operation, std::string_view argument,
+                      const ConstTensorView& tensor, const Device& device, const Shape& shape) {
+  const bool bf16 = device.is_cuda() && tensor.dtype() == DType::kBF16;
+  check_tensor(operation, argument, tensor, bf16 ? DType::kBF16 : DType::kF32, shape);
+}
+
 void check_no_overlap(std::string_view operation, std::string_view first_name,
                       const ConstTensorView& first, std::string_view second_name,
                       const ConstTensorView& second) {

@@ -1,5 +1,6 @@
 #include "core/cuda/cuda.h"
 
+#include "core/cuda/blas.h"
 #include "core/cuda/runtime.h"
 
 namespace spb::cuda {
@@ -101,6 +102,11 @@ Stream::Stream(int device) : device_(device) {
   cudaStream_t stream = nullptr;
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
   handle_ = stream;
+}
+
+Blas& Stream::blas() {
+  if (!blas_) blas_ = std::make_unique<Blas>(device_);
+  return *blas_;
 }
 
 Stream::~Stream() { (void)cudaStreamDestroy(cuda_stream(handle_)); }

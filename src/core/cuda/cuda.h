@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 namespace spb::cuda {
@@ -38,6 +39,8 @@ void copy_to_device(int device, void* to, const void* from, int64_t bytes);
 void copy_to_host(int device, void* to, const void* from, int64_t bytes);
 void copy_on_device(int device, void* to, const void* from, int64_t bytes);
 
+class Blas;
+
 // A queue of work of one device. Everything asked of it happens in order, later than the call.
 class Stream {
  public:
@@ -48,6 +51,8 @@ class Stream {
 
   int device() const { return device_; }
   void* handle() const { return handle_; }  // cudaStream_t
+
+  Blas& blas();  // for products queued here; core/cuda/blas.h
 
   // `from` may be reused on return: it was copied.
   void copy_to_device(void* to, const void* from, int64_t bytes);
@@ -60,6 +65,7 @@ class Stream {
  private:
   int device_ = 0;
   void* handle_ = nullptr;
+  std::unique_ptr<Blas> blas_;
 };
 
 }  // namespace spb::cuda

@@ -2,6 +2,7 @@
 
 #include "core/tensor_check.h"
 #include "ops/embedding/embedding_cpu.h"
+#include "ops/embedding/embedding_cuda.h"
 
 namespace spb::ops {
 
@@ -13,14 +14,15 @@ void embedding(Context& context, const EmbeddingArgs& args) {
         "embedding: table: expected a float or block type, got {}", name(args.table.dtype()));
   const auto count = static_cast<int64_t>(args.ids.size());
   check_tensor("embedding", "table", args.table, args.table.dtype(), table);
-  check_tensor("embedding", "y", args.y, DType::kF32, Shape{count, table[1]});
+  check_activation("embedding", "y", args.y, context.device(), Shape{count, table[1]});
   check_no_overlap("embedding", "table", args.table, "y", args.y);
   for (int64_t i = 0; i < count; ++i) {
     const int32_t id = args.ids[static_cast<size_t>(i)];
     check(id >= 0 && id < table[0], "embedding: ids[{}]: expected 0 to {}, got {}", i, table[0] - 1,
           id);
   }
-  embedding_cpu(context, args);
+  if (count == 0) return;
+  context.device().is_cuda() ? embedding_cuda(context, args) : embedding_cpu(context, args);
 }
 
 }  // namespace spb::ops

@@ -4,6 +4,7 @@
 #include "core/isa.h"
 #include "core/tensor_check.h"
 #include "ops/gated_linear_attention/gated_linear_attention.h"
+#include "ops/gated_linear_attention/gated_linear_attention_inputs_cuda.h"
 #include "ops/gated_linear_attention/gated_linear_attention_kernels.h"
 
 namespace spb::ops {
@@ -13,10 +14,10 @@ constexpr const char* kName = "gated_linear_attention_inputs";
 constexpr std::array<std::string_view, 2> kFeatureMaps = {"relu", "sigmoid"};
 constexpr int64_t kGrainElements = 16384;  // below this, waking a thread costs more than the work
 
-void check_args(const GatedLinearAttentionInputsArgs& args) {
-  check_tensor(kName, "q", args.q, DType::kF32, args.q.shape());
-  check_tensor(kName, "k", args.k, DType::kF32, args.k.shape());
-  check_tensor(kName, "g", args.g, DType::kF32, args.tied_gate ? args.k.shape() : args.g.shape());
+void check_args(const Device& device, const GatedLinearAttentionInputsArgs& args) {
+  check_activation(kName, "q", args.q, device, args.q.shape());
+  check_activation(kName, "k", args.k, device, args.k.shape());
+  check_activation(kName, "g", args.g, device, args.tied_gate ? args.k.shape() : args.g.shape());
   check_no_overlap(kName, "q", args.q, "k", args.k);
   check_no_overlap(kName, "q", args.q, "g", args.g);
   check_no_overlap(kName, "k", args.k, "g", args.g);
@@ -51,7 +52,8 @@ std::optional<FeatureMap> parse_feature_map(std::string_view name) {
 }
 
 void gated_linear_attention_inputs(Context& context, const GatedLinearAttentionInputsArgs& args) {
-  check_args(args);
+  check_args(context.device(), args);
+  if (context.device().is_cuda()) return gated_linear_attention_inputs_cuda(context, args);
   const GatedInputKernels& kernels =
       select_isa(isa_portable::kGatedInputKernels, isa_avx2::kGatedInputKernels,
                  isa_avx512::kGatedInputKernels);

@@ -3,20 +3,21 @@
 #include <cmath>
 
 #include "core/tensor_check.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
 #include "ops/rms_norm/rms_norm_kernels.h"
 
 namespace spb::ops {
 namespace {
 
-void check_args(const RmsNormArgs& args) {
+void check_args(const Device& device, const RmsNormArgs& args) {
   const Shape& shape = args.x.shape();
   check(shape.rank() == 2 && shape[1] > 0, "rms_norm: x: expected [N, C] with C > 0, got {}",
         shape);
   check(args.eps > 0 && std::isfinite(args.eps), "rms_norm: eps: expected a number > 0, got {}",
         args.eps);
-  check_tensor("rms_norm", "x", args.x, DType::kF32, shape);
+  check_activation("rms_norm", "x", args.x, device, shape);
   check_tensor("rms_norm", "weight", args.weight, DType::kF32, Shape{shape[1]});
-  check_tensor("rms_norm", "y", args.y, DType::kF32, shape);
+  check_tensor("rms_norm", "y", args.y, args.x.dtype(), shape);
   if (args.accumulate) {
     check_no_overlap("rms_norm", "x", args.x, "y", args.y);
   } else {
@@ -24,7 +25,7 @@ void check_args(const RmsNormArgs& args) {
   }
   check_no_overlap("rms_norm", "weight", args.weight, "y", args.y);
   if (!args.residual.defined()) return;
-  check_tensor("rms_norm", "residual", args.residual, DType::kF32, shape);
+  check_activation("rms_norm", "residual", args.residual, device, shape);
   check_no_overlap("rms_norm", "residual", args.residual, "x", args.x);
   check_no_overlap("rms_norm", "residual", args.residual, "weight", args.weight);
   check_no_overlap("rms_norm", "residual", args.residual, "y", args.y);
@@ -33,7 +34,8 @@ void check_args(const RmsNormArgs& args) {
 }  // namespace
 
 void rms_norm(Context& context, const RmsNormArgs& args) {
-  check_args(args);
+  check_args(context.device(), args);
+  if (context.device().is_cuda()) return rms_norm_cuda(context, args);
   rms_norm_cpu(context, args);
 }
 

@@ -9,6 +9,7 @@
 //   weight    [C]     f32    read
 //   y         [N, C]  f32    overwritten, or added to; may be x when overwritten
 //
+// On a CUDA device x and y may be bf16, and so may the residual; sums are f32.
 // Accumulation: the sum of squares in f32 lanes reduced pairwise, blocks of 2048 columns added in
 // double, all in a fixed order: the same bits on every run and for every number of threads. eps is
 // inside the root and must be > 0. No other pair of arguments may overlap.

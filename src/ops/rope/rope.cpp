@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "core/tensor_check.h"
+#include "ops/rope/rope_cuda.h"
 #include "ops/rope/rope_kernels.h"
 
 namespace spb::ops {
@@ -13,11 +14,11 @@ namespace {
 // Beyond it an angle in double has lost the fraction of a turn that matters.
 constexpr int64_t kMaxPosition = int64_t{1} << 40;
 
-void check_args(const RopeArgs& args) {
+void check_args(const Device& device, const RopeArgs& args) {
   const Shape& shape = args.x.shape();
   check(shape.rank() == 3 && shape[2] > 0 && shape[2] % 2 == 0,
         "rope: x: expected [N, H, D] with D even and > 0, got {}", shape);
-  check_tensor("rope", "x", args.x, DType::kF32, shape);
+  check_activation("rope", "x", args.x, device, shape);
   check(static_cast<int64_t>(args.positions.size()) == shape[0],
         "rope: positions: expected {} (one per token), got {}", shape[0], args.positions.size());
   for (size_t i = 0; i < args.positions.size(); ++i) {
@@ -29,6 +30,7 @@ void check_args(const RopeArgs& args) {
         args.theta);
   if (!args.factors.defined()) return;
   check_tensor("rope", "factors", args.factors, DType::kF32, Shape{shape[2] / 2});
+  if (device.is_cuda()) return;  // their values are out of reach here
   for (int64_t j = 0; j < shape[2] / 2; ++j) {
     const float factor = args.factors.as<float>()[j];
     check(factor > 0 && std::isfinite(factor), "rope: factors[{}]: expected a number > 0, got {}",
@@ -39,8 +41,9 @@ void check_args(const RopeArgs& args) {
 }  // namespace
 
 void rope(Context& context, const RopeArgs& args) {
-  check_args(args);
-  if (args.x.shape().elements() > 0) rope_cpu(context, args);
+  check_args(context.device(), args);
+  if (args.x.shape().elements() == 0) return;
+  context.device().is_cuda() ? rope_cuda(context, args) : rope_cpu(context, args);
 }
 
 std::vector<float> llama3_rope_factors(const Llama3Scaling& scaling, double theta,
