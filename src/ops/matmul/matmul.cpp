@@ -7,18 +7,20 @@
 //   matmul_float_dots, matmul_float_panels   float rows, few and many tokens;
 //                         matmul_float_cpu_kernels
 //   matmul_path.h         what the paths share: targets in one row, split over the threads
+//   matmul_cuda, matmul_weight_cuda, matmul_planes.cuh   the same on a CUDA device
 //   matmul_reference      the oracle
 #include "ops/matmul/matmul.h"
 
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/tensor_check.h"
+#include "ops/matmul/matmul_cuda.h"
 #include "ops/matmul/matmul_path.h"
 
 namespace spb::ops {
 namespace {
 
-void check_target(const MatmulArgs& args, size_t index) {
+void check_target(const Device& device, const MatmulArgs& args, size_t index) {
   const MatmulTarget& target = args.targets[index];
   check(target.weight != nullptr && target.weight->defined(),
         "matmul: target {}: expected a prepared weight, got none", index);
@@ -26,7 +28,9 @@ void check_target(const MatmulArgs& args, size_t index) {
   check(args.x.shape().last() == target.weight->columns(),
         "matmul: target {}: expected x with {} columns, got {}", index, target.weight->columns(),
         args.x.shape().last());
-  check((target.y.defined() || target.y.shape().rows() == 0) && target.y.dtype() == DType::kF32 &&
+  const bool dtype_fits =
+      target.y.dtype() == DType::kF32 || (device.is_cuda() && target.y.dtype() == args.x.dtype());
+  check((target.y.defined() || target.y.shape().rows() == 0) && dtype_fits &&
             target.y.shape().last() == rows && target.y.shape().rows() == args.x.shape().rows(),
         "matmul: target {}: y: expected f32 [{}, {}], got {} {}", index, args.x.shape().rows(),
         rows, name(target.y.dtype()), target.y.shape().to_string());
@@ -73,10 +77,11 @@ RowOutput output_of(const MatmulTarget& target, int64_t first_row) {
 
 void matmul(Context& context, const MatmulArgs& args) {
   const bool defined = args.x.defined() || args.x.shape().rows() == 0;
-  check(defined && args.x.dtype() == DType::kF32, "matmul: x: expected f32, got {}",
-        defined ? name(args.x.dtype()) : "nothing");
-  for (size_t t = 0; t < args.targets.size(); ++t) check_target(args, t);
+  check(defined, "matmul: x: expected a matrix, got nothing");
+  check_activation("matmul", "x", args.x, context.device(), args.x.shape());
+  for (size_t t = 0; t < args.targets.size(); ++t) check_target(context.device(), args, t);
   if (args.x.shape().rows() == 0) return;
+  if (context.device().is_cuda()) return matmul_cuda(context, args);
   Arena::Scope scope(context.arena());
   // Targets that take the same path share one conversion of x and one parallel region.
   const MatmulTarget** chosen =

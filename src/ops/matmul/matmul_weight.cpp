@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "ops/matmul/matmul_cuda.h"
 
 namespace spb::ops {
 namespace {
@@ -64,6 +65,10 @@ MatmulWeight prepare_matmul_weight(Context& context, ConstTensorView weight, boo
   check(is_float(weight.dtype()) || !is_plain(weight.dtype()),
         "matmul: weight: expected f32, f16, bf16 or a block format, got {}", name(weight.dtype()));
   MatmulWeight prepared;
+  if (context.device().is_cuda()) {
+    prepared.impl_ = prepare_matmul_weight_cuda(context, weight);
+    return prepared;
+  }
   prepared.impl_ = std::make_unique<MatmulWeight::Impl>();
   MatmulWeight::Impl& impl = *prepared.impl_;
   impl.dtype = weight.dtype();

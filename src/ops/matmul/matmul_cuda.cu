@@ -1,0 +1,192 @@
+#include "ops/matmul/matmul_cuda.h"
+
+#include "core/cuda/blas.h"
+#include "core/cuda/pack.cuh"
+#include "core/cuda/reduce.cuh"
+#include "ops/matmul/matmul_planes.cuh"
+#include "ops/matmul/matmul_weight.h"
+
+namespace spb::ops {
+namespace {
+
+using cuda::Pack;
+using cuda::Rows;
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / cuda::kWarpSize;
+constexpr int kUnit = 8;
+
+// Up to this many rows of x are multiplied by kernels that read every weight once.
+constexpr int64_t kMaxFewRows = 8;
+
+Planes planes_of(const MatmulWeight::Impl& weight) {
+  const std::byte* codes = weight.owned.data();
+  const int64_t bytes = code_bytes_per_row(weight.dtype, weight.columns) * weight.rows;
+  return {codes, reinterpret_cast<const __half*>(codes + bytes), weight.rows, weight.columns};
+}
+
+// What a thread keeps of x: one unit of each of its rows.
+template <typename T>
+__device__ void read_x(const Rows<const T>& x, int64_t row, int64_t unit, float (&out)[kUnit]) {
+  constexpr int kPack = cuda::kPackSize<T>;
+#pragma unroll
+  for (int part = 0; part < kUnit / kPack; ++part) {
+    const auto pack = Pack<T, kPack>::load(x.row(row) + unit * kUnit + part * kPack);
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) out[part * kPack + i] = cuda::to_float(pack.at[i]);
+  }
+}
+
+// A warp computes kOutputs rows of the weight for kRows rows of x.
+template <DType kDtype, int kRows, int kOutputs, typename T, typename Y>
+__global__ void __launch_bounds__(kThreads)
+    few_rows_kernel(Rows<const T> x, Planes w, const float* bias, Rows<Y> y) {
+  const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
+  const int64_t first = (int64_t{blockIdx.x} * kWarps + warp) * kOutputs;
+  if (first >= w.rows) return;
+  float sums[kOutputs][kRows] = {};
+#pragma unroll 2
+  for (int64_t unit = lane; unit < w.columns / kUnit; unit += cuda::kWarpSize) {
+    float weights[kOutputs][kUnit];
+#pragma unroll
+    for (int n = 0; n < kOutputs; ++n) {
+      read_unit<kDtype>(w, min(first + n, w.rows - 1), unit, weights[n]);
+    }
+#pragma unroll
+    for (int m = 0; m < kRows; ++m) {
+      float in[kUnit];
+      read_x(x, m, unit, in);
+#pragma unroll
+      for (int n = 0; n < kOutputs; ++n) {
+#pragma unroll
+        for (int i = 0; i < kUnit; ++i) sums[n][m] += weights[n][i] * in[i];
+      }
+    }
+  }
+#pragma unroll
+  for (int n = 0; n < kOutputs; ++n) {
+#pragma unroll
+    for (int m = 0; m < kRows; ++m) {
+      const float sum = cuda::warp_sum(sums[n][m]);
+      if (lane != 0 || first + n >= w.rows) continue;
+      y.row(m)[first + n] = cuda::from_float<Y>(sum + (bias == nullptr ? 0.0f : bias[first + n]));
+    }
+  }
+}
+
+template <DType kDtype, int kRows, typename T, typename Y>
+void launch_few_rows(Context& context, ConstTensorView x, const MatmulTarget& target) {
+  constexpr int kOutputs = kRows <= 2 ? 4 : 2;
+  const Planes w = planes_of(target.weight->impl());
+  const auto blocks = static_cast<unsigned>(cuda::ceil_divide(w.rows, kWarps * kOutputs));
+  few_rows_kernel<kDtype, kRows, kOutputs><<<blocks, kThreads, 0, cuda::stream_of(context)>>>(
+      cuda::rows_of<T>(x), w, target.bias.defined() ? target.bias.as<float>() : nullptr,
+      cuda::rows_of<Y>(target.y));
+  cuda::check_launch("matmul");
+}
+
+// In steps of 4, 2 and 1 rows, so that a row's sum never depends on how many there are.
+template <DType kDtype, typename T, typename Y>
+void multiply_few_rows(Context& context, ConstTensorView x, const MatmulTarget& target) {
+  const int64_t rows = x.shape().rows();
+  for (int64_t done = 0; done < rows;) {
+    const int64_t step = rows - done >= 4 ? 4 : (rows - done >= 2 ? 2 : 1);
+    MatmulTarget part = target;
+    part.y = target.y.rows(done, step);
+    const ConstTensorView input = x.rows(done, step);
+    if (step == 4) launch_few_rows<kDtype, 4, T, Y>(context, input, part);
+    if (step == 2) launch_few_rows<kDtype, 2, T, Y>(context, input, part);
+    if (step == 1) launch_few_rows<kDtype, 1, T, Y>(context, input, part);
+    done += step;
+  }
+}
+
+template <DType kDtype, typename T>
+__global__ void __launch_bounds__(kThreads) expand_kernel(Planes w, T* out) {
+  const int64_t units = w.columns / kUnit;
+  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (index >= w.rows * units) return;
+  float values[kUnit];
+  read_unit<kDtype>(w, index / units, index % units, values);
+  Pack<T, kUnit> pack;
+#pragma unroll
+  for (int i = 0; i < kUnit; ++i) pack.at[i] = cuda::from_float<T>(values[i]);
+  *reinterpret_cast<Pack<T, kUnit>*>(out + index * kUnit) = pack;
+}
+
+template <typename Y>
+__global__ void __launch_bounds__(kThreads)
+    round_bias_kernel(const float* bias, Y* out, int64_t count) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < count) out[i] = cuda::from_float<Y>(bias[i]);
+}
+
+// The weight in dtype T: itself, or a copy in the arena.
+template <typename T>
+const void* expanded(Context& context, const MatmulWeight::Impl& weight, DType dtype) {
+  const Planes w = planes_of(weight);
+  if (weight.dtype == dtype) return w.codes;
+  T* out = context.arena().allocate<T>(w.rows * w.columns);
+  const auto blocks =
+      static_cast<unsigned>(cuda::ceil_divide(w.rows * (w.columns / kUnit), kThreads));
+  with_plane_format(weight.dtype, [&]<DType kDtype>() {
+    expand_kernel<kDtype, T><<<blocks, kThreads, 0, cuda::stream_of(context)>>>(w, out);
+  });
+  cuda::check_launch("matmul: expanding weights");
+  return out;
+}
+
+const void* bias_for(Context& context, const MatmulTarget& target) {
+  if (!target.bias.defined()) return nullptr;
+  if (target.y.dtype() == DType::kF32) return target.bias.data();
+  const int64_t count = target.bias.shape().elements();
+  auto* out = context.arena().allocate<__nv_bfloat16>(count);
+  round_bias_kernel<<<static_cast<unsigned>(cuda::ceil_divide(count, kThreads)), kThreads, 0,
+                      cuda::stream_of(context)>>>(target.bias.as<float>(), out, count);
+  cuda::check_launch("matmul: rounding a bias");
+  return out;
+}
+
+template <typename T>
+void multiply_many_rows(Context& context, ConstTensorView x, const MatmulTarget& target) {
+  const Arena::Scope scope(context.arena());
+  const MatmulWeight::Impl& weight = target.weight->impl();
+  cuda::DenseProduct product;
+  product.w = expanded<T>(context, weight, x.dtype());
+  product.bias = bias_for(context, target);
+  product.x = x.data();
+  product.y = target.y.data();
+  product.dtype = x.dtype();
+  product.y_dtype = target.y.dtype();
+  product.m = x.shape().rows();
+  product.n = weight.rows;
+  product.k = weight.columns;
+  product.x_stride = x.row_stride_bytes() / static_cast<int64_t>(sizeof(T));
+  product.w_stride = weight.columns;
+  product.y_stride = target.y.row_stride_bytes() / block_bytes(target.y.dtype());
+  context.stream().blas().multiply(context.stream().handle(), product);
+}
+
+}  // namespace
+
+void matmul_cuda(Context& context, const MatmulArgs& args) {
+  cuda::with_activation(args.x.dtype(), [&](auto type) {
+    using T = decltype(type);
+    for (const MatmulTarget& target : args.targets) {
+      if (args.x.shape().rows() > kMaxFewRows) {
+        multiply_many_rows<T>(context, args.x, target);
+        continue;
+      }
+      with_plane_format(target.weight->dtype(), [&]<DType kDtype>() {
+        if (target.y.dtype() == args.x.dtype()) {
+          multiply_few_rows<kDtype, T, T>(context, args.x, target);
+        } else {
+          multiply_few_rows<kDtype, T, float>(context, args.x, target);
+        }
+      });
+    }
+  });
+}
+
+}  // namespace spb::ops
