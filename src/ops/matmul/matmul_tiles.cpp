@@ -14,9 +14,9 @@ namespace {
 // the cache.
 constexpr int64_t kPanelCacheBytes = int64_t{1} << 20;
 constexpr int64_t kManyTokens = 512;
-// At most so many columns are summed before results go to memory: two strips and two panels then
-// just fit the first-level cache.
-constexpr int64_t kLongestPass = 768;
+// At most so many columns are summed before results go to memory. Shorter passes would keep the
+// strips in the first-level cache, but move y more often, which costs more.
+constexpr int64_t kLongestPass = 1024;
 // Passes start at multiples of a K-block.
 constexpr int64_t kPassUnit = 256;
 
@@ -64,8 +64,32 @@ void expand_panels(const MatmulWeight::Impl& weight, int64_t first, int64_t coun
   }
 }
 
-void multiply_panels(const PathArgs& args, const GroupRange& range, const std::byte* strips,
-                     const Scratch& scratch) {
+// Columns [k, k + columns) of groups [first, first + count) where they lie.
+NextBytes bytes_of(const MatmulWeight::Impl& weight, int64_t first, int64_t count, int64_t k,
+                   int64_t columns) {
+  if (count == 0) return {};
+  if (weight.source == nullptr) {
+    const int64_t bytes = group_bytes(weight.dtype, weight.columns);
+    return {weight.owned.data() + first * bytes + cell_offset(weight.dtype, k), bytes,
+            cell_offset(weight.dtype, columns), count};
+  }
+  const int64_t row = first * kGroupRows;
+  return {weight.source + row * weight.row_stride + row_bytes(weight.dtype, k), weight.row_stride,
+          row_bytes(weight.dtype, columns), std::min(count * kGroupRows, weight.rows - row)};
+}
+
+// What is expanded after the pass that ends at column `k`: the next pass, or the first one of the
+// `following` groups.
+NextBytes bytes_after(const GroupRange& range, int64_t following, int64_t k) {
+  const MatmulWeight::Impl& weight = range.target->weight->impl();
+  const int64_t step = pass_columns(weight.columns);
+  if (k == weight.columns) return bytes_of(weight, range.end, following, 0, step);
+  return bytes_of(weight, range.begin, range.end - range.begin, k,
+                  std::min(step, weight.columns - k));
+}
+
+void multiply_panels(const PathArgs& args, const GroupRange& range, int64_t following,
+                     const std::byte* strips, const Scratch& scratch) {
   const MatmulWeight::Impl& weight = range.target->weight->impl();
   const int64_t first_row = range.begin * kGroupRows;
   const int64_t count = range.end - range.begin;
@@ -87,7 +111,10 @@ void multiply_panels(const PathArgs& args, const GroupRange& range, const std::b
                              .panel_bytes = pass_bytes(weight.columns),
                              .rows = std::min(range.end * kGroupRows, weight.rows) - first_row,
                              .k_tiles = tiles_along(columns),
-                             .out = out});
+                             .out = out,
+                             .next = args.tokens() < kManyTokens
+                                         ? bytes_after(range, following, k + columns)
+                                         : NextBytes{}});
     out.bias = nullptr;  // the next pass adds to this one
     out.accumulate = true;
   }
@@ -127,8 +154,9 @@ void multiply_tiles(Context& context, const PathArgs& args) {
     std::byte* mine = scratch + (panel_bytes + group_scratch) * thread;
     for_each_target(args, begin, end, [&](const GroupRange& range) {
       for (int64_t g = range.begin; g < range.end; g += at_once) {
-        multiply_panels(args, {range.target, g, std::min(g + at_once, range.end)}, x,
-                        {mine, mine + panel_bytes});
+        const int64_t batch_end = std::min(g + at_once, range.end);
+        multiply_panels(args, {range.target, g, batch_end},
+                        std::min(at_once, range.end - batch_end), x, {mine, mine + panel_bytes});
       }
     });
   });

@@ -17,6 +17,14 @@ inline constexpr int64_t kTileBytes = 1024;
 inline constexpr int64_t kTileColumns = 32;
 inline constexpr int64_t kStripRows = 16;
 
+// Memory that the next product reads: stretches of `bytes` bytes, one every `stride` bytes.
+struct NextBytes {
+  const std::byte* first = nullptr;
+  int64_t stride = 0;
+  int64_t bytes = 0;
+  int64_t stretches = 0;
+};
+
 struct TileProduct {
   const std::byte* strips;
   int64_t strip_bytes;  // from one strip to the next
@@ -26,6 +34,7 @@ struct TileProduct {
   int64_t rows;         // of weights
   int64_t k_tiles;      // along K
   RowOutput out;
+  NextBytes next;  // brought into the second-level cache meanwhile
 };
 
 namespace isa_amx {

@@ -97,9 +97,48 @@ void end_tile(const ResultTile& t, float* scratch) {
   }
 }
 
+constexpr int64_t kLineBytes = 64;
+
+// Walks through the bytes needed next, some lines with every step along K: the product leaves the
+// memory idle, and what follows it (expanding weights) would do nothing but wait for memory.
+struct Fetch {
+  const std::byte* line;
+  const std::byte* end;  // of this stretch
+  int64_t stride;
+  int64_t bytes;
+  int64_t left;  // stretches after this one
+  int64_t lines_per_step;
+
+  void step() {
+    for (int64_t i = 0; i < lines_per_step; ++i) {
+      _mm_prefetch(line, _MM_HINT_T1);
+      line += kLineBytes;
+      if (line >= end) next_stretch();
+    }
+  }
+  void next_stretch() {
+    if (left == 0) {
+      lines_per_step = 0;
+      return;
+    }
+    --left;
+    line = end - bytes + stride;
+    end += stride;
+  }
+};
+
+Fetch fetch_of(const TileProduct& p) {
+  const NextBytes& n = p.next;
+  if (n.stretches == 0) return {};
+  const int64_t lines = (n.bytes + kLineBytes - 1) / kLineBytes * n.stretches;
+  const int64_t steps = (p.tokens + 31) / 32 * ((p.rows + 31) / 32) * p.k_tiles;
+  return {n.first, n.first + n.bytes, n.stride,
+          n.bytes, n.stretches - 1,   (lines + steps - 1) / steps};
+}
+
 // Result tiles 0..3, tiles of x 4 and 5, tiles of weights 6 and 7.
 template <int kStrips, int kPanels>
-void multiply_block(const TileProduct& p, int64_t strip, int64_t panel) {
+void multiply_block(const TileProduct& p, int64_t strip, int64_t panel, Fetch& fetch) {
   alignas(64) float scratch[256];
   begin_tile<0>(result_tile(p, strip, panel), scratch);
   if constexpr (kPanels > 1) begin_tile<1>(result_tile(p, strip, panel + 1), scratch);
@@ -110,6 +149,7 @@ void multiply_block(const TileProduct& p, int64_t strip, int64_t panel) {
   const std::byte* x = p.strips + strip * p.strip_bytes;
   const std::byte* w = p.panels + panel * p.panel_bytes;
   for (int64_t k = 0; k < p.k_tiles; ++k, x += kTileBytes, w += kTileBytes) {
+    fetch.step();
     _tile_loadd(4, x, 64);
     _tile_loadd(6, w, 64);
     if constexpr (kPanels > 1) _tile_loadd(7, w + p.panel_bytes, 64);
@@ -130,11 +170,11 @@ void multiply_block(const TileProduct& p, int64_t strip, int64_t panel) {
 }
 
 template <int kStrips>
-void multiply_strips(const TileProduct& p, int64_t strip) {
+void multiply_strips(const TileProduct& p, int64_t strip, Fetch& fetch) {
   const int64_t panels = (p.rows + 15) / 16;
   int64_t panel = 0;
-  for (; panel + 2 <= panels; panel += 2) multiply_block<kStrips, 2>(p, strip, panel);
-  if (panel < panels) multiply_block<kStrips, 1>(p, strip, panel);
+  for (; panel + 2 <= panels; panel += 2) multiply_block<kStrips, 2>(p, strip, panel, fetch);
+  if (panel < panels) multiply_block<kStrips, 1>(p, strip, panel, fetch);
 }
 
 }  // namespace
@@ -143,9 +183,10 @@ void multiply_tiles(const TileProduct& p) {
   const int64_t strips = (p.tokens + 15) / 16;
   _tile_loadconfig(&kConfig);
   finish_stores();
+  Fetch fetch = fetch_of(p);
   int64_t strip = 0;
-  for (; strip + 2 <= strips; strip += 2) multiply_strips<2>(p, strip);
-  if (strip < strips) multiply_strips<1>(p, strip);
+  for (; strip + 2 <= strips; strip += 2) multiply_strips<2>(p, strip, fetch);
+  if (strip < strips) multiply_strips<1>(p, strip, fetch);
   _tile_release();
 }
 
