@@ -1,9 +1,13 @@
 #include "ops/gated_linear_attention/gated_linear_attention.h"
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "core/tensor_check.h"
 #include "ops/gated_linear_attention/gated_linear_attention_cpu.h"
+#include "ops/gated_linear_attention/gated_linear_attention_cuda.h"
+#include "ops/gated_linear_attention/gated_linear_attention_sequences.h"
 
 namespace spb::ops {
 namespace {
@@ -16,7 +20,42 @@ void check_contiguous(const char* argument, const ConstTensorView& tensor) {
         tensor.row_stride_bytes(), tensor.row_bytes_used());
 }
 
-void check_args(const GatedLinearAttentionArgs& args) {
+// The state of each sequence: where it should be, of the right shape, apart from everything else.
+void check_states(const GatedLinearAttentionArgs& args) {
+  const Shape shape{args.k.shape()[1], args.k.shape()[2], args.v.shape()[2]};
+  const auto check_state = [&](const ConstTensorView& state) {
+    check_tensor(kName, "state", state, DType::kF32, shape);
+    check_contiguous("state", state);
+    check_no_overlap(kName, "q", args.q, "state", state);
+    check_no_overlap(kName, "k", args.k, "state", state);
+    check_no_overlap(kName, "v", args.v, "state", state);
+    check_no_overlap(kName, "g", args.g, "state", state);
+    check_no_overlap(kName, "state", state, "o", args.o);
+  };
+  if (args.sequences.empty()) return check_state(args.state);
+  check(!args.state.defined(), "{}: state: expected none beside those of the sequences", kName);
+  const int64_t tokens = args.q.shape()[0];
+  int64_t left = tokens;
+  std::vector<const std::byte*> states;
+  for (const GatedLinearAttentionSequence& sequence : args.sequences) {
+    check(sequence.tokens >= 0 && sequence.tokens <= left,
+          "{}: sequences: expected lengths that add up to {} tokens, got {} where {} are left",
+          kName, tokens, sequence.tokens, left);
+    left -= sequence.tokens;
+    check_state(sequence.state);
+    states.push_back(sequence.state.data());
+  }
+  check(left == 0, "{}: sequences: expected lengths that add up to {} tokens, got {}", kName,
+        tokens, tokens - left);
+  std::sort(states.begin(), states.end());
+  const int64_t bytes = shape.elements() * static_cast<int64_t>(sizeof(float));
+  for (size_t i = 1; i < states.size(); ++i) {
+    check(states[i] - states[i - 1] >= bytes,
+          "{}: sequences: expected a state of its own for each, got two that overlap", kName);
+  }
+}
+
+void check_args(const Device& device, const GatedLinearAttentionArgs& args) {
   const Shape& q = args.q.shape();
   const Shape& k = args.k.shape();
   const Shape& v = args.v.shape();
@@ -30,33 +69,26 @@ void check_args(const GatedLinearAttentionArgs& args) {
         k[1], q[1]);
   check(std::isfinite(args.scale), "{}: scale: expected a finite number, got {}", kName,
         args.scale);
-  check_tensor(kName, "q", args.q, DType::kF32, q);
-  check_tensor(kName, "k", args.k, DType::kF32, k);
-  check_tensor(kName, "v", args.v, DType::kF32, v);
-  check_tensor(kName, "g", args.g, DType::kF32, k);
-  check_tensor(kName, "state", args.state, DType::kF32, Shape{k[1], k[2], v[2]});
-  check_tensor(kName, "o", args.o, DType::kF32, Shape{q[0], q[1], v[2]});
+  check_activation(kName, "q", args.q, device, q);
+  check_tensor(kName, "k", args.k, args.q.dtype(), k);
+  check_tensor(kName, "v", args.v, args.q.dtype(), v);
+  check_activation(kName, "g", args.g, device, k);
+  check_tensor(kName, "o", args.o, args.q.dtype(), Shape{q[0], q[1], v[2]});
+  check(!device.is_cuda() || k[2] <= kMaxCudaKeyDim, "{}: k: expected key_dim <= {} on {}, got {}",
+        kName, kMaxCudaKeyDim, to_string(device), k[2]);
   check_contiguous("q", args.q);
   check_contiguous("k", args.k);
   check_contiguous("v", args.v);
   check_contiguous("g", args.g);
-  check_contiguous("state", args.state);
   check_contiguous("o", args.o);
   check_same_or_no_overlap(kName, "q", args.q, "o", args.o);
   check_no_overlap(kName, "k", args.k, "o", args.o);
   check_no_overlap(kName, "v", args.v, "o", args.o);
   check_no_overlap(kName, "g", args.g, "o", args.o);
-  check_no_overlap(kName, "state", args.state, "o", args.o);
-  check_no_overlap(kName, "q", args.q, "state", args.state);
-  check_no_overlap(kName, "k", args.k, "state", args.state);
-  check_no_overlap(kName, "v", args.v, "state", args.state);
-  check_no_overlap(kName, "g", args.g, "state", args.state);
+  check_states(args);
 }
 
-}  // namespace
-
-void gated_linear_attention(Context& context, const GatedLinearAttentionArgs& args) {
-  check_args(args);
+void gated_linear_attention_cpu(Context& context, const GatedLinearAttentionArgs& args) {
   const int64_t tokens = args.q.shape()[0];
   if (tokens == 0) return;
   const bool faster =
@@ -68,6 +100,15 @@ void gated_linear_attention(Context& context, const GatedLinearAttentionArgs& ar
   } else {
     gated_linear_attention_recurrent(context, args);
   }
+}
+
+}  // namespace
+
+void gated_linear_attention(Context& context, const GatedLinearAttentionArgs& args) {
+  check_args(context.device(), args);
+  if (context.device().is_cuda()) return gated_linear_attention_cuda(context, args);
+  for_each_sequence(
+      args, [&](const GatedLinearAttentionArgs& one) { gated_linear_attention_cpu(context, one); });
 }
 
 }  // namespace spb::ops

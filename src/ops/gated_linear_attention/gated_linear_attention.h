@@ -15,6 +15,11 @@
 //   state  [Hkv, K, V]   f32    initial state, overwritten with the final one
 //   o      [L, Hq, V]    f32    overwritten; may be q
 //
+// On a CUDA device q, k, v and o may all be bf16, and g may be too; K is at most 256 there.
+//
+// A batch: `sequences` says how the L tokens are cut, one sequence after the other, each with a
+// state of its own; `state` is absent then. A sequence gives the same bits alone and in any batch.
+//
 // Two forms that agree: recurrent (token by token) and chunked: inside a chunk of 32 tokens
 // A_ij = scale * sum_c q_ic k_jc exp(G_ic - G_jc) for j <= i with G the inclusive cumulative gate,
 // o = scale * (q . exp G) S + A v. Chunks are cut into sub-chunks of 16; the block of a later
@@ -24,11 +29,19 @@
 // State and sums are f32; numbers below the smallest normal one may count as 0. Tolerance of both
 // forms: 1e-5 of the largest |o|; the states agree to 1e-5 too. A token that is not a number spoils
 // itself and what follows, nothing before it. Results do not depend on the number of threads.
+//
+// On a CUDA device f32 takes the recurrent form. The chunked form is there for bf16 with
+// K = V = 64 or 128 (else recurrent): products of bf16 with f32 sums, states and gates; tolerance
+// 5e-3 of the root mean square of o and of the state. States before every segment of some chunks
+// are found first, so that all segments run at once; sub-chunks whose gates span more than a factor
+// 2^56 are anchored at every power of two. There a value that is not a number may also spoil the up
+// to 15 tokens before it in its sub-chunk.
 // Source: Yang et al. 2024, "Gated Linear Attention Transformers with Hardware-Efficient Training".
 #pragma once
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 
 #include "core/context.h"
@@ -46,6 +59,11 @@ enum class GatedLinearAttentionForm {
   kChunked,
 };
 
+struct GatedLinearAttentionSequence {
+  int64_t tokens = 0;  // may be 0: its state stays as it is
+  TensorView state;
+};
+
 struct GatedLinearAttentionArgs {
   ConstTensorView q;
   ConstTensorView k;
@@ -55,6 +73,8 @@ struct GatedLinearAttentionArgs {
   TensorView o;
   float scale = 1.0f;
   GatedLinearAttentionForm form = GatedLinearAttentionForm::kAutomatic;
+  // Of a batch; empty: one sequence, with `state`.
+  std::span<const GatedLinearAttentionSequence> sequences = {};
 };
 
 void gated_linear_attention(Context& context, const GatedLinearAttentionArgs& args);

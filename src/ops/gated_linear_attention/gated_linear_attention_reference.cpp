@@ -3,10 +3,12 @@
 #include <vector>
 
 #include "ops/gated_linear_attention/gated_linear_attention.h"
+#include "ops/gated_linear_attention/gated_linear_attention_sequences.h"
 
 namespace spb::ops {
+namespace {
 
-void gated_linear_attention_reference(const GatedLinearAttentionArgs& args) {
+void run_sequence(const GatedLinearAttentionArgs& args) {
   const int64_t tokens = args.q.shape()[0];
   const int64_t kv_heads = args.k.shape()[1];
   const int64_t group = args.q.shape()[1] / kv_heads;
@@ -40,6 +42,12 @@ void gated_linear_attention_reference(const GatedLinearAttentionArgs& args) {
     std::transform(state.begin(), state.end(), stored,
                    [](double s) { return static_cast<float>(s); });
   }
+}
+
+}  // namespace
+
+void gated_linear_attention_reference(const GatedLinearAttentionArgs& args) {
+  for_each_sequence(args, run_sequence);
 }
 
 }  // namespace spb::ops

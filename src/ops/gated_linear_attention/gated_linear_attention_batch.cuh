@@ -1,0 +1,73 @@
+// What the CUDA kernels of gated_linear_attention are launched with.
+//
+// A batch is cut into segments, a segment into chunks, a chunk into sub-chunks of 16 tokens. How a
+// sequence is cut depends on nothing but its own length and the number of heads, so that a sequence
+// gives the same bits alone and in any batch, on any card.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace spb::ops::gated {
+
+inline constexpr int kThreads = 256;
+inline constexpr int kWarps = kThreads / 32;
+inline constexpr int kSubChunk = 16;
+inline constexpr int kSegmentUnit = 64;  // tokens; segments are multiples of it
+
+// A launch takes its table of sequences by value: parameters of a kernel hold 4 KiB.
+inline constexpr int kMaxSequences = 64;
+
+struct Sequence {
+  int64_t first_token;
+  int64_t tokens;  // > 0
+  float* state;    // [kv heads, K, V]
+  int first_segment;
+  int segment_tokens;
+};
+
+struct Batch {
+  Sequence sequence[kMaxSequences];
+  int sequences = 0;
+  int segments = 0;
+};
+
+// Strides are those of contiguous [tokens, heads, dim].
+struct Tensors {
+  const void* q = nullptr;
+  const void* k = nullptr;
+  const void* v = nullptr;
+  const void* g = nullptr;
+  void* o = nullptr;
+  bool bf16 = false;  // q, k, v, o; else f32
+  bool bf16_gates = false;
+  bool aligned = false;  // these and the states to 16 bytes
+  int kv_heads = 0;
+  int group = 0;  // query heads per kv head
+  int key_dim = 0;
+  int value_dim = 0;
+  float scale = 1;
+};
+
+// Token by token: any type, any dims with at most kMaxCudaKeyDim key channels. `o` may be `q` only
+// if there is a single tile of columns.
+int recurrent_tiles(const Tensors& tensors);
+void recur(const Tensors& tensors, const Batch& batch, cudaStream_t stream);
+
+// Chunk by chunk: bf16, key_dim = value_dim = 64 or 128, everything aligned.
+struct Scratch {
+  float* states;  // [segments, kv heads, K, V]
+  float* decays;  // [segments, kv heads, K]
+};
+// The state before every segment into the scratch, and the final ones into the sequences'.
+void collect_states(const Tensors& tensors, const Batch& batch, const Scratch& scratch,
+                    cudaStream_t stream);
+// The outputs, after that.
+void read_states(const Tensors& tensors, const Batch& batch, const Scratch& scratch,
+                 cudaStream_t stream);
+
+int shared_memory_limit();  // bytes that a block of the current device may use
+
+}  // namespace spb::ops::gated

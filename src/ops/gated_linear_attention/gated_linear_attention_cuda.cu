@@ -1,0 +1,116 @@
+#include "ops/gated_linear_attention/gated_linear_attention_cuda.h"
+
+#include <algorithm>
+
+#include "core/cuda/launch.cuh"
+#include "ops/gated_linear_attention/gated_linear_attention_batch.cuh"
+
+namespace spb::ops {
+namespace {
+
+// Up to here the recurrent form is the faster one (measured).
+constexpr int64_t kRecurrentTokens = 16;
+
+// Segments and kv heads of a long sequence: about as many blocks as the largest cards run at once.
+constexpr int64_t kBlocks = 128;
+
+bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+gated::Tensors tensors_of(const GatedLinearAttentionArgs& args) {
+  const int64_t kv_heads = args.k.shape()[1];
+  gated::Tensors tensors;
+  tensors.q = args.q.data();
+  tensors.k = args.k.data();
+  tensors.v = args.v.data();
+  tensors.g = args.g.data();
+  tensors.o = args.o.data();
+  tensors.bf16 = args.q.dtype() == DType::kBF16;
+  tensors.bf16_gates = args.g.dtype() == DType::kBF16;
+  tensors.aligned = aligned(tensors.q) && aligned(tensors.k) && aligned(tensors.v) &&
+                    aligned(tensors.g) && aligned(tensors.o) && aligned(args.state.data());
+  for (const GatedLinearAttentionSequence& sequence : args.sequences) {
+    tensors.aligned = tensors.aligned && aligned(sequence.state.data());
+  }
+  tensors.kv_heads = static_cast<int>(kv_heads);
+  tensors.group = static_cast<int>(args.q.shape()[1] / kv_heads);
+  tensors.key_dim = static_cast<int>(args.k.shape()[2]);
+  tensors.value_dim = static_cast<int>(args.v.shape()[2]);
+  tensors.scale = args.scale;
+  return tensors;
+}
+
+// Collects the sequences of one form into launches.
+class Launches {
+ public:
+  Launches(Context& context, const gated::Tensors& tensors, bool chunked)
+      : context_(context), tensors_(tensors), chunked_(chunked) {}
+
+  void add(int64_t first_token, int64_t tokens, TensorView state) {
+    const int64_t units = cuda::ceil_divide(tokens, gated::kSegmentUnit);
+    const int64_t segment_units = cuda::ceil_divide(units * tensors_.kv_heads, kBlocks);
+    batch_.sequence[batch_.sequences++] = {first_token, tokens, state.as<float>(), batch_.segments,
+                                           static_cast<int>(segment_units * gated::kSegmentUnit)};
+    batch_.segments += static_cast<int>(cuda::ceil_divide(units, segment_units));
+    if (batch_.sequences == gated::kMaxSequences) launch();
+  }
+
+  void launch() {
+    if (batch_.sequences == 0) return;
+    chunked_ ? launch_chunked() : gated::recur(tensors_, batch_, cuda::stream_of(context_));
+    batch_.sequences = 0;
+    batch_.segments = 0;
+  }
+
+ private:
+  void launch_chunked() {
+    const Arena::Scope scope(context_.arena());
+    const int64_t rows = int64_t{batch_.segments} * tensors_.kv_heads * tensors_.key_dim;
+    const gated::Scratch scratch{context_.arena().allocate<float>(rows * tensors_.value_dim),
+                                 context_.arena().allocate<float>(rows)};
+    gated::collect_states(tensors_, batch_, scratch, cuda::stream_of(context_));
+    gated::read_states(tensors_, batch_, scratch, cuda::stream_of(context_));
+  }
+
+  Context& context_;
+  const gated::Tensors& tensors_;
+  bool chunked_;
+  gated::Batch batch_;
+};
+
+}  // namespace
+
+void gated_linear_attention_cuda(Context& context, const GatedLinearAttentionArgs& args) {
+  const gated::Tensors tensors = tensors_of(args);
+  const bool can_chunk = tensors.bf16 && tensors.aligned && tensors.key_dim == tensors.value_dim &&
+                         (tensors.key_dim == 64 || tensors.key_dim == 128);
+  const auto chunks = [&](int64_t tokens) {
+    if (!can_chunk || args.form == GatedLinearAttentionForm::kRecurrent) return false;
+    return args.form == GatedLinearAttentionForm::kChunked || tokens > kRecurrentTokens;
+  };
+  const Arena::Scope scope(context.arena());
+  gated::Tensors whole = tensors;  // for blocks that read queries which others may overwrite
+  const auto keep_queries = [&] {
+    if (whole.q != whole.o || gated::recurrent_tiles(whole) == 1) return;
+    std::byte* copy = context.arena().allocate_bytes(args.q.bytes());
+    context.stream().copy_on_device(copy, args.q.data(), args.q.bytes());
+    whole.q = copy;
+  };
+  Launches chunked(context, tensors, true);
+  Launches recurrent(context, whole, false);
+  int64_t first = 0;
+  const auto add = [&](int64_t tokens, TensorView state) {
+    if (tokens == 0) return;
+    const bool in_chunks = chunks(tokens);
+    if (!in_chunks) keep_queries();
+    (in_chunks ? chunked : recurrent).add(first, tokens, state);
+    first += tokens;
+  };
+  if (args.sequences.empty()) add(args.q.shape()[0], args.state);
+  for (const GatedLinearAttentionSequence& sequence : args.sequences) {
+    add(sequence.tokens, sequence.state);
+  }
+  chunked.launch();
+  recurrent.launch();
+}
+
+}  // namespace spb::ops

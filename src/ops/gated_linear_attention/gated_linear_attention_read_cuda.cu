@@ -1,0 +1,330 @@
+// Outputs of the chunked form. One block for each segment and kv head walks the chunks of its
+// segment with the state in registers; all query heads of the group read the same preparations.
+#include "core/cuda/launch.cuh"
+#include "ops/gated_linear_attention/gated_linear_attention_chunk.cuh"
+#include "ops/gated_linear_attention/gated_linear_attention_exact.cuh"
+#include "ops/gated_linear_attention/gated_linear_attention_read.cuh"
+
+namespace spb::ops::gated {
+namespace {
+
+template <int kDim>
+struct Queries {
+  uint32_t at[kDim / 32][2][4];  // [32 channels][row lane / 4 (+ 8)][pair of channels]
+};
+
+// 16 tokens of one query head: the work of a warp at a time. Late sub-chunks have more keys to
+// meet and come first, so that the short ones fill the end.
+template <int kDim, int kChunk, typename Gate>
+class Tile {
+ public:
+  using Memory = ReadMemory<kDim, kChunk, Gate>;
+
+  __device__ Tile(const Tensors& tensors, const Segment& segment, int head, int chunk, int index)
+      : sub_chunk_(Memory::kSubChunks - 1 - index / tensors.group),
+        tokens_(segment.tokens - chunk * kChunk - sub_chunk_ * kSubChunk) {
+    const int query_heads = tensors.kv_heads * tensors.group;
+    const int64_t token = segment.first_token + chunk * kChunk + sub_chunk_ * kSubChunk;
+    const int query_head = head * tensors.group + index % tensors.group;
+    stride_ = query_heads * kDim;
+    offset_ = (token * query_heads + query_head) * kDim;
+    kv_offset_ = (token * tensors.kv_heads + head) * kDim;
+  }
+
+  __device__ void load(const Tensors& tensors, Queries<kDim>& queries) const {
+    const auto* from = static_cast<const bf16_t*>(tensors.q) + offset_;
+#pragma unroll
+    for (int m = 0; m < kDim / 32; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = lane_ / 4 + 8 * half;
+        uint4 words = {0, 0, 0, 0};
+        if (row < tokens_) {
+          words = *reinterpret_cast<const uint4*>(from + row * stride_ + 32 * m + lane_ % 4 * 8);
+        }
+        queries.at[m][half][0] = words.x;
+        queries.at[m][half][1] = words.y;
+        queries.at[m][half][2] = words.z;
+        queries.at[m][half][3] = words.w;
+      }
+    }
+  }
+
+  // Scores with the keys of this sub-chunk and those before it, as left factors of the product with
+  // their values; turns the queries into the form that reads the state.
+  __device__ void score(const Memory& memory, const Tensors& tensors, Queries<kDim>& queries,
+                        uint32_t (&weights)[Memory::kSubChunks][4]) const {
+    float scores[Memory::kSubChunks][2][4] = {};
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step) {
+      uint32_t anchored[4];
+      anchor(memory, step, queries, anchored);
+      const auto* keys = memory.anchored[Memory::block(sub_chunk_, 0)];
+#pragma unroll
+      for (int j = 0; j < Memory::kSubChunks; ++j) {
+        if (j > sub_chunk_) break;
+        uint32_t b[4];
+        cuda::load_matrices(
+            b, &keys[j * kSubChunk + lane_ % 8 + lane_ / 16 * 8][16 * step + lane_ / 8 % 2 * 8]);
+        cuda::mma_bf16(scores[j][0], anchored, b[0], b[1]);
+        cuda::mma_bf16(scores[j][1], anchored, b[2], b[3]);
+      }
+    }
+    const bool steep = memory.is_steep(sub_chunk_);
+    Scores diagonal;
+#ifndef NOEXACT
+    if (steep) diagonal = exact_scores<kDim, Gate>(diagonal_block(tensors));
+#endif
+#pragma unroll
+    for (int j = 0; j < Memory::kSubChunks; ++j) {
+      if (j > sub_chunk_) break;
+      if (j == sub_chunk_) {
+        steep ? replace(diagonal, scores[j]) : keep_causal(scores[j]);
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        weights[j][2 * half] = cuda::pack_bf16(scores[j][half][0], scores[j][half][1]);
+        weights[j][2 * half + 1] = cuda::pack_bf16(scores[j][half][2], scores[j][half][3]);
+      }
+    }
+  }
+
+  __device__ void multiply(const Memory& memory, const bf16_t (*values)[Memory::kRow],
+                           const Queries<kDim>& queries,
+                           const uint32_t (&weights)[Memory::kSubChunks][4],
+                           float (&o)[kDim / 8][4]) const {
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step) {
+      const auto& words = queries.at[step / 2];
+      const int word = step % 2 * 2;
+      const uint32_t a[4] = {words[0][word], words[1][word], words[0][word + 1],
+                             words[1][word + 1]};
+      add_product(a, memory.state + 16 * step, o);
+    }
+#pragma unroll
+    for (int j = 0; j < Memory::kSubChunks; ++j) {
+      if (j > sub_chunk_) break;
+      add_product(weights[j], values + j * kSubChunk, o);
+    }
+  }
+
+  __device__ void store(const Tensors& tensors, const float (&o)[kDim / 8][4]) const {
+    auto* to = static_cast<bf16_t*>(tensors.o) + offset_;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane_ / 4 + 8 * half;
+      if (row >= tokens_) continue;
+#pragma unroll
+      for (int m = 0; m < kDim / 32; ++m) {
+        const auto word = [&](int u) {
+          return cuda::pack_bf16(o[4 * m + u][2 * half], o[4 * m + u][2 * half + 1]);
+        };
+        *reinterpret_cast<uint4*>(to + row * stride_ + 32 * m + lane_ % 4 * 8) = {word(0), word(1),
+                                                                                  word(2), word(3)};
+      }
+    }
+  }
+
+ private:
+  // Sixteen channels of the queries: anchored at the first token of the sub-chunk as a left factor,
+  // and in place decayed from the start of the chunk.
+  __device__ void anchor(const Memory& memory, int step, Queries<kDim>& queries,
+                         uint32_t (&anchored)[4]) const {
+#pragma unroll
+    for (int word = 0; word < 2; ++word) {
+      const int u = step % 2 * 2 + word;
+      const int column = 16 * step + 8 * word + lane_ % 4 * 2;
+      const float2 first = load_pair(&memory.first_decay[sub_chunk_][column]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t& query = queries.at[step / 2][half][u];
+        const int row = sub_chunk_ * kSubChunk + lane_ / 4 + 8 * half;
+        const float2 decayed =
+            cuda::unpack_bf16(query) * load_pair(&memory.query_decay[row][column]);
+        anchored[2 * word + half] = cuda::pack_bf16(decayed.x, decayed.y);
+        const float2 whole = decayed * first;
+        query = cuda::pack_bf16(whole.x, whole.y);
+      }
+    }
+  }
+
+  __device__ DiagonalBlock<Gate> diagonal_block(const Tensors& tensors) const {
+    return {static_cast<const bf16_t*>(tensors.q) + offset_,
+            static_cast<const bf16_t*>(tensors.k) + kv_offset_,
+            static_cast<const Gate*>(tensors.g) + kv_offset_,
+            stride_,
+            int64_t{tensors.kv_heads} * kDim,
+            tokens_,
+            tensors.scale};
+  }
+
+  __device__ static void replace(const Scores& from, float (&scores)[2][4]) {
+#pragma unroll
+    for (int e = 0; e < 8; ++e) scores[e / 4][e % 4] = from.at[e / 4][e % 4];
+  }
+
+  // A select, for what lies above the diagonal may be infinite.
+  __device__ void keep_causal(float (&scores)[2][4]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int i = lane_ / 4 + e / 2 * 8;
+        const int j = 8 * half + lane_ % 4 * 2 + e % 2;
+        if (j > i) scores[half][e] = 0;
+      }
+    }
+  }
+
+  __device__ void add_product(const uint32_t (&a)[4], const bf16_t (*rows)[Memory::kRow],
+                              float (&o)[kDim / 8][4]) const {
+#pragma unroll
+    for (int n = 0; n < kDim / 8; n += 2) {
+      uint32_t b[4];
+      cuda::load_matrices_transposed(b, &rows[lane_ % 16][8 * n + lane_ / 16 * 8]);
+      cuda::mma_bf16(o[n], a, b[0], b[1]);
+      cuda::mma_bf16(o[n + 1], a, b[2], b[3]);
+    }
+  }
+
+  int lane_ = static_cast<int>(threadIdx.x) % 32;
+  int sub_chunk_;
+  int tokens_;  // those from the first of this tile on that exist
+  int stride_;
+  int64_t offset_;
+  int64_t kv_offset_;
+};
+
+template <int kDim, int kChunk, typename Gate>
+__device__ void copy_chunk(ReadMemory<kDim, kChunk, Gate>& memory, const Tensors& tensors,
+                           const Segment& segment, int head, int chunk) {
+  const int left = segment.tokens - chunk * kChunk;
+  if (left > 0) {
+    const int64_t stride = int64_t{kDim} * tensors.kv_heads;
+    const int64_t from = (segment.first_token + chunk * kChunk) * stride + head * kDim;
+    copy_rows<kChunk, kDim>(memory.gates[0], kDim, static_cast<const Gate*>(tensors.g) + from,
+                            stride, left);
+    copy_rows<kChunk, kDim>(memory.keys[0], kDim, static_cast<const bf16_t*>(tensors.k) + from,
+                            stride, left);
+    const auto* values = static_cast<const bf16_t*>(tensors.v) + from;
+    for (int i = static_cast<int>(threadIdx.x); i < kChunk * kDim / 2; i += kThreads) {
+      const int row = i / (kDim / 2);
+      const int column = i % (kDim / 2) * 2;
+      const bool exists = row < left;
+      cuda::copy_async<4>(&memory.values[chunk % 2][row][lane_order(column)],
+                          values + (exists ? row : 0) * stride + column, exists);
+    }
+  }
+  cuda::commit_copies();
+}
+
+// The state before the segment into registers, in lane order; the rows of a warp and its columns
+// are whole groups of 32 or halves of them.
+template <int kDim>
+__device__ void load_state(const float* from, StateTile<kDim>& state) {
+#pragma unroll
+  for (int n = 0; n < StateTile<kDim>::kTiles; ++n) {
+    const int column = lane_order(state.column + 8 * n + state.lane % 4 * 2);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane_order(state.row + state.lane / 4 + 8 * half);
+      const float2 pair = load_pair(from + row * kDim + column);
+      state.at[n][2 * half] = pair.x;
+      state.at[n][2 * half + 1] = pair.y;
+    }
+  }
+}
+
+template <int kDim>
+__device__ void publish_state(const StateTile<kDim>& state, bf16_t (*to)[kPaddedRow<kDim>]) {
+#pragma unroll
+  for (int n = 0; n < StateTile<kDim>::kTiles; ++n) {
+    const int column = state.column + 8 * n + state.lane % 4 * 2;
+    const int row = state.row + state.lane / 4;
+    store_pair(&to[row][column], {state.at[n][0], state.at[n][1]});
+    store_pair(&to[row + 8][column], {state.at[n][2], state.at[n][3]});
+  }
+}
+
+template <int kDim, int kChunk, typename Gate>
+__global__ void __launch_bounds__(kThreads, 1)
+    read_kernel(const __grid_constant__ Batch batch, const Tensors tensors, const float* states) {
+  using Memory = ReadMemory<kDim, kChunk, Gate>;
+  using Tile = Tile<kDim, kChunk, Gate>;
+  extern __shared__ __align__(16) unsigned char shared[];
+  Memory& memory = *reinterpret_cast<Memory*>(shared);
+  const auto head = static_cast<int>(blockIdx.y);
+  const auto warp = static_cast<int>(threadIdx.x) / 32;
+  const Segment segment = segment_of(batch, static_cast<int>(blockIdx.x));
+  const int tiles = Memory::kSubChunks * tensors.group;
+  const int chunks = (segment.tokens + kChunk - 1) / kChunk;
+
+  copy_chunk(memory, tensors, segment, head, 0);
+  Queries<kDim> next;  // of the tile after the one at work: always on their way
+  if (warp < tiles) Tile(tensors, segment, head, 0, warp).load(tensors, next);
+  StateTile<kDim> state;
+  load_state(states + (int64_t{blockIdx.x} * tensors.kv_heads + head) * kDim * kDim, state);
+
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    const auto& values = memory.values[chunk % 2];
+    cuda::wait_for_copies<0>();
+    __syncthreads();  // the chunk has arrived, and nobody reads the one before any more
+    publish_state(state, memory.state);
+    ChunkPreparation<kDim, kChunk, Gate> preparation(memory);
+    __syncthreads();
+    preparation.finish(tensors.scale);
+    __syncthreads();
+    copy_chunk(memory, tensors, segment, head, chunk + 1);
+
+    for (int index = warp; index < tiles; index += kWarps) {
+      const Tile tile(tensors, segment, head, chunk, index);
+      Queries<kDim> queries = next;
+      if (index + kWarps < tiles) {
+        Tile(tensors, segment, head, chunk, index + kWarps).load(tensors, next);
+      } else if (chunk + 1 < chunks) {
+        Tile(tensors, segment, head, chunk + 1, warp).load(tensors, next);
+      }
+      uint32_t weights[Memory::kSubChunks][4];
+      tile.score(memory, tensors, queries, weights);
+      float o[kDim / 8][4] = {};
+      tile.multiply(memory, values, queries, weights, o);
+      tile.store(tensors, o);
+    }
+    if (chunk + 1 < chunks) state.template add<kChunk>(memory.decay, memory.ending, values);
+  }
+}
+
+template <int kDim, int kChunk, typename Gate>
+bool try_read(const Tensors& tensors, const Batch& batch, const Scratch& scratch, int shared_limit,
+              cudaStream_t stream) {
+  constexpr int kBytes = sizeof(ReadMemory<kDim, kChunk, Gate>);
+  if (kBytes > shared_limit) return false;
+  const auto kernel = read_kernel<kDim, kChunk, Gate>;
+  cuda::allow_shared_memory(kernel, kBytes);
+  kernel<<<dim3(batch.segments, tensors.kv_heads), kThreads, kBytes, stream>>>(batch, tensors,
+                                                                               scratch.states);
+  cuda::check_launch("gated_linear_attention: reading states");
+  return true;
+}
+
+}  // namespace
+
+#ifndef GLA_CHUNK
+#define GLA_CHUNK 64
+#endif
+void read_states(const Tensors& tensors, const Batch& batch, const Scratch& scratch,
+                 cudaStream_t stream) {
+  const int shared_limit = shared_memory_limit();
+  with_gate(tensors, [&](auto gate) {
+    using Gate = decltype(gate);
+    if (tensors.key_dim == 128) {
+      if (GLA_CHUNK == 64 && try_read<128, 64, Gate>(tensors, batch, scratch, shared_limit, stream))
+        return;
+      try_read<128, 32, Gate>(tensors, batch, scratch, shared_limit, stream);
+    } else {
+      try_read<64, 64, Gate>(tensors, batch, scratch, shared_limit, stream);
+    }
+  });
+}
+
+}  // namespace spb::ops::gated
