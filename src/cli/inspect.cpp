@@ -146,7 +146,8 @@ void print_tensors(const io::TensorSource& source) {
 void print_memory(const model::OpenModel& found, const InspectOptions& options) {
   const model::StateOptions state = options.state.state_options();
   const int64_t context = state.max_context > 0 ? state.max_context : 4096;
-  fmt::print("\nMemory of one sequence (cache {})\n", options.state.cache_type);
+  fmt::print("\nMemory of one sequence (cache {})\n",
+             name(model::cache_dtype(found.config, state)));
   fmt::print("  {:>12} {:>12} {:>12} {:>12} {:>12}\n", "context", "linear", "window", "full",
              "total");
   for (const int64_t tokens : std::set<int64_t>{4096, 32768, 262144, context}) {
@@ -216,7 +217,8 @@ nlohmann::json to_json(const model::OpenModel& found, const InspectOptions& opti
                          {"window_size", c.window_size},
                          {"sink_tokens", c.sink_tokens},
                          {"state",
-                          {{"context", context},
+                          {{"cache", std::string(name(model::cache_dtype(c, state)))},
+                           {"context", context},
                            {"linear_bytes", bytes.recurrent},
                            {"window_bytes", bytes.window},
                            {"full_bytes", bytes.full}}}};

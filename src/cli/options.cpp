@@ -90,8 +90,11 @@ void StateFlags::add_to(CLI::App& command) {
   command.add_option("--chunk", chunk, "prompt tokens per step")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
-  command.add_option("--cache-type", cache_type, "keys and values as f32, f16 or bf16")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+  command
+      .add_option("--cache-type", cache_type,
+                  "keys and values as floats, or as i8 with a scale for each head of a position; "
+                  "auto is i8 in spiking models, else f16")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "i8"}))
       ->capture_default_str();
 }
 
@@ -99,7 +102,7 @@ model::StateOptions StateFlags::state_options() const {
   model::StateOptions options;
   if (!context.empty()) options.max_context = parse_count(context, "--context");
   options.max_chunk = chunk;
-  options.cache_dtype = *parse_dtype(cache_type);
+  options.cache_dtype = parse_dtype(cache_type);  // none for auto
   return options;
 }
 

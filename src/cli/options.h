@@ -31,7 +31,7 @@ struct ModelOptions {
 struct StateFlags {
   std::string context;  // tokens, with k or M as suffix; empty: what the model was trained for
   int64_t chunk = 1024;
-  std::string cache_type = "f16";
+  std::string cache_type = "auto";
 
   void add_to(CLI::App& command);
   model::StateOptions state_options() const;

@@ -89,10 +89,11 @@ class ForwardPass {
   void mix_softmax(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
   void mix_linear(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
   void attend(const Heads& heads, int64_t index, size_t branch, const Segment& segment, bool sinks);
+  void append(const Heads& heads, int64_t index, const Segment& segment, KeyValueCache& cache);
   void rotate(TensorView heads, const Batch& batch);
   void fire_queries(int64_t index, TensorView q);
-  // Every head of every token to 8 bits.
-  void round_heads(Place place, TensorView heads);
+  // Every head of every token to 8 bits, unless the cache does it.
+  void round_heads(Place place, TensorView heads, DType cache);
   template <typename Action>
   void say_where(Place place, Action action);
   // sum = or += the normalized heads of `from`.

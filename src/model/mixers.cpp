@@ -17,6 +17,13 @@ TensorView heads_of(TensorView matrix, const Segment& segment, int64_t head_dim)
   return rows.reshaped(Shape{segment.count, matrix.shape().last() / head_dim, head_dim});
 }
 
+void show_as_sinks(const KeyValueCache& cache, ops::SoftmaxAttentionArgs& args) {
+  args.sink_keys = cache.keys;
+  args.sink_values = cache.values;
+  args.sink_key_scales = cache.key_scales;
+  args.sink_value_scales = cache.value_scales;
+}
+
 }  // namespace
 
 TensorView ForwardPass::mix(int64_t index, Batch& batch) {
@@ -91,8 +98,6 @@ void ForwardPass::mix_softmax(const Heads& heads, int64_t index, size_t branch,
     // Parallel mixers share the values, and linear ones take them as they are.
     if (model_.layer(index).config.parallel()) used.v = copy(heads.v);
     fire_queries(index, used.q);
-    round_heads({index, Site::kKey}, used.k);
-    round_heads({index, Site::kValue}, used.v);
   }
   for (const Segment& segment : batch.segments) {
     attend(used, index, branch, segment, batch.sinks);
@@ -107,30 +112,42 @@ void ForwardPass::rotate(TensorView heads, const Batch& batch) {
 void ForwardPass::attend(const Heads& heads, int64_t index, size_t branch, const Segment& segment,
                          bool sinks) {
   auto& cache = std::get<KeyValueCache>(segment.state->mixer(index, branch));
+  append(heads, index, segment, cache);
   const TensorView q = heads_of(heads.q, segment, config_.head_dim);
-  const int64_t position = segment.state->position();
-  ops::append_to_cache(
-      context_, {heads_of(heads.k, segment, config_.head_dim),
-                 heads_of(heads.v, segment, config_.head_dim), cache.keys, cache.values, position});
   ops::SoftmaxAttentionArgs args;
   args.q = q;
   args.o = q;
   args.scale = attention_scale();
   if (sinks) {
-    args.sink_keys = cache.keys;
-    args.sink_values = cache.values;
+    show_as_sinks(cache, args);
   } else {
     args.keys = cache.keys;
     args.values = cache.values;
-    args.first_position = position;
+    args.key_scales = cache.key_scales;
+    args.value_scales = cache.value_scales;
+    args.first_position = segment.state->position();
     args.window_size = cache.window_size;
     if (const SequenceState* constant = segment.state->sinks()) {
-      const auto& sink_cache = std::get<KeyValueCache>(constant->mixer(index, branch));
-      args.sink_keys = sink_cache.keys;
-      args.sink_values = sink_cache.values;
+      show_as_sinks(std::get<KeyValueCache>(constant->mixer(index, branch)), args);
     }
   }
   ops::softmax_attention(context_, args);
+}
+
+void ForwardPass::append(const Heads& heads, int64_t index, const Segment& segment,
+                         KeyValueCache& cache) {
+  const TensorView k = heads_of(heads.k, segment, config_.head_dim);
+  const TensorView v = heads_of(heads.v, segment, config_.head_dim);
+  if (config_.spikes) {
+    round_heads({index, Site::kKey}, k, cache.keys.dtype());
+    round_heads({index, Site::kValue}, v, cache.keys.dtype());
+  }
+  try {
+    ops::append_to_cache(context_, {k, v, cache.keys, cache.values, segment.state->position(),
+                                    cache.key_scales, cache.value_scales});
+  } catch (const Error& error) {
+    throw Error(error.kind(), fmt::format("layer {}, keys and values: {}", index, error.what()));
+  }
 }
 
 void ForwardPass::mix_linear(const Heads& heads, int64_t index, size_t branch, const Batch& batch) {

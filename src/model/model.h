@@ -132,7 +132,7 @@ class Model {
   Tensor norm_;
   ops::MatmulWeight head_;
   Tensor rope_factors_;
-  std::vector<std::unique_ptr<SequenceState>> sinks_;  // f32, f16, bf16
+  std::vector<std::unique_ptr<SequenceState>> sinks_;  // f32, f16, bf16, i8
 };
 
 }  // namespace spb::model

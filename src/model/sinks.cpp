@@ -32,7 +32,7 @@ std::vector<std::unique_ptr<SequenceState>> read_sinks(Context& context, const M
   std::vector<std::unique_ptr<SequenceState>> states;
   states.push_back(std::make_unique<SequenceState>(SequenceState::for_sinks(model.config())));
   run_sinks(context, model, *states[0]);
-  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+  for (const DType dtype : {DType::kF16, DType::kBF16, DType::kI8}) {
     states.push_back(std::make_unique<SequenceState>(states[0]->rounded(dtype)));
   }
   return states;

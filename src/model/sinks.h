@@ -12,7 +12,7 @@
 
 namespace spb::model {
 
-// By dtype of the caches: f32, f16, bf16. Computed in f32, then rounded.
+// By dtype of the caches: f32, f16, bf16, i8. Computed in f32, then rounded.
 std::vector<std::unique_ptr<SequenceState>> read_sinks(Context& context, const Model& model);
 
 }  // namespace spb::model

@@ -59,7 +59,8 @@ void ForwardPass::fire_queries(int64_t index, TensorView q) {
   spike::spike_values(context_, fire({index, Site::kQuery}, per_head), per_head);
 }
 
-void ForwardPass::round_heads(Place place, TensorView heads) {
+void ForwardPass::round_heads(Place place, TensorView heads, DType cache) {
+  if (cache == DType::kI8) return;
   const int64_t rows = heads.shape().elements() / config_.head_dim;
   say_where(place, [&] {
     spike::int8_rows(context_, heads.reshaped(Shape{rows, config_.head_dim}));

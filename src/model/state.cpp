@@ -5,6 +5,7 @@
 
 #include "core/block_formats.h"
 #include "core/error.h"
+#include "core/int8_row.h"
 #include "core/rng.h"
 
 namespace spb::model {
@@ -24,37 +25,54 @@ int64_t ring_capacity(const ModelConfig& config, const StateOptions& options) {
   return config.visible_window() + options.max_chunk - 1;
 }
 
-KeyValueCache make_cache(const ModelConfig& config, const StateOptions& options, int64_t capacity,
-                         int64_t window_size) {
-  const Shape shape{config.num_kv_heads, capacity, config.head_dim};
-  return {Tensor(options.cache_dtype, shape), Tensor(options.cache_dtype, shape), window_size};
+KeyValueCache make_cache(DType dtype, const Shape& shape, int64_t window_size) {
+  KeyValueCache cache{Tensor(dtype, shape), Tensor(dtype, shape), window_size};
+  if (dtype == DType::kI8) {
+    cache.key_scales = Tensor(DType::kF32, Shape{shape[0], shape[1]});
+    cache.value_scales = Tensor(DType::kF32, cache.key_scales.shape());
+  }
+  return cache;
 }
 
 MixerState make_mixer(const ModelConfig& config, const StateOptions& options, Mixer mixer) {
+  const DType dtype = cache_dtype(config, options);
+  const auto slots = [&](int64_t capacity) {
+    return Shape{config.num_kv_heads, capacity, config.head_dim};
+  };
   switch (mixer) {
-    case Mixer::kFull: return make_cache(config, options, full_capacity(config, options), 0);
+    case Mixer::kFull: return make_cache(dtype, slots(full_capacity(config, options)), 0);
     case Mixer::kWindow:
-      return make_cache(config, options, ring_capacity(config, options), config.visible_window());
+      return make_cache(dtype, slots(ring_capacity(config, options)), config.visible_window());
     case Mixer::kLinear: break;
   }
-  const Shape shape{config.num_kv_heads, config.head_dim, config.head_dim};
-  return RecurrentState{Tensor(DType::kF32, shape)};
+  return RecurrentState{Tensor(DType::kF32, slots(config.head_dim))};
 }
 
-void fill_rows(TensorView view, int64_t head, int64_t slots, Rng& rng) {
+// Row `index` of keys or values, rounded to their dtype.
+void write_row(const float* row, int64_t index, TensorView to, TensorView scales) {
+  const int64_t columns = to.shape().last();
+  if (to.dtype() == DType::kI8) {
+    scales.as<float>()[index] =
+        quantize_int8_row("state", index, row, columns, to.row_as<int8_t>(index));
+  } else {
+    quantize_row(to.dtype(), row, to.row(index), columns);
+  }
+}
+
+void fill_rows(TensorView view, TensorView scales, int64_t head, int64_t slots, Rng& rng) {
   const int64_t capacity = view.shape()[1];
   std::vector<float> row(static_cast<size_t>(view.shape().last()));
   for (int64_t slot = 0; slot < slots; ++slot) {
     for (float& x : row) x = rng.uniform(-0.5f, 0.5f);
-    quantize_row(view.dtype(), row.data(), view.row(head * capacity + slot), view.shape().last());
+    write_row(row.data(), head * capacity + slot, view, scales);
   }
 }
 
 void fill_random(KeyValueCache& cache, int64_t position, Rng& rng) {
   const int64_t slots = std::min(position, cache.keys.shape()[1]);
   for (int64_t head = 0; head < cache.keys.shape()[0]; ++head) {
-    fill_rows(cache.keys, head, slots, rng);
-    fill_rows(cache.values, head, slots, rng);
+    fill_rows(cache.keys, cache.key_scales, head, slots, rng);
+    fill_rows(cache.values, cache.value_scales, head, slots, rng);
   }
 }
 
@@ -63,11 +81,11 @@ void fill_random(RecurrentState& state, int64_t, Rng& rng) {
   for (int64_t i = 0; i < state.state.shape().elements(); ++i) s[i] = rng.uniform(-0.5f, 0.5f);
 }
 
-Tensor rounded(const Tensor& tensor, DType dtype) {
-  Tensor out(dtype, tensor.shape());
-  for (int64_t row = 0; row < tensor.shape().rows(); ++row) {
-    quantize_row(dtype, tensor.view().row_as<float>(row), out.view().row(row),
-                 tensor.shape().last());
+KeyValueCache rounded(const KeyValueCache& cache, DType dtype) {
+  KeyValueCache out = make_cache(dtype, cache.keys.shape(), cache.window_size);
+  for (int64_t row = 0; row < cache.keys.shape().rows(); ++row) {
+    write_row(cache.keys.view().row_as<float>(row), row, out.keys, out.key_scales);
+    write_row(cache.values.view().row_as<float>(row), row, out.values, out.value_scales);
   }
   return out;
 }
@@ -94,12 +112,16 @@ void restart(RecurrentState& recurrent, const MixerState* sinks) {
 
 }  // namespace
 
+DType cache_dtype(const ModelConfig& config, const StateOptions& options) {
+  const DType dtype = options.cache_dtype.value_or(config.spikes ? DType::kI8 : DType::kF16);
+  check(is_float(dtype) || dtype == DType::kI8,
+        "state: cache type: expected f32, f16, bf16 or i8, got {}", name(dtype));
+  return dtype;
+}
+
 SequenceState::SequenceState(const Model& model, const StateOptions& options)
-    : sinks_(is_float(options.cache_dtype) ? model.sinks(options.cache_dtype) : nullptr),
-      max_chunk_(options.max_chunk) {
+    : sinks_(model.sinks(cache_dtype(model.config(), options))), max_chunk_(options.max_chunk) {
   const ModelConfig& config = model.config();
-  check(is_float(options.cache_dtype), "state: cache type: expected f32, f16 or bf16, got {}",
-        name(options.cache_dtype));
   check(options.max_chunk >= 1 && options.max_chunk <= kMaxChunk,
         "state: chunk: expected 1 to {} tokens, got {}", kMaxChunk, options.max_chunk);
   check(options.max_context >= 0 && options.max_context <= int64_t{1} << 32,
@@ -122,7 +144,8 @@ SequenceState SequenceState::for_sinks(const ModelConfig& config) {
       if (mixer == Mixer::kLinear) {
         states.push_back(make_mixer(config, options, mixer));
       } else {
-        states.push_back(make_cache(config, options, config.sink_tokens, 0));
+        const Shape slots{config.num_kv_heads, config.sink_tokens, config.head_dim};
+        states.push_back(make_cache(DType::kF32, slots, 0));
       }
     }
   }
@@ -136,8 +159,7 @@ SequenceState SequenceState::rounded(DType cache_dtype) const {
     LayerStates& states = out.layers_.emplace_back();
     for (const MixerState& state : layer) {
       if (const auto* cache = std::get_if<KeyValueCache>(&state)) {
-        states.push_back(KeyValueCache{model::rounded(cache->keys, cache_dtype),
-                                       model::rounded(cache->values, cache_dtype), 0});
+        states.push_back(model::rounded(*cache, cache_dtype));
       } else {
         states.push_back(RecurrentState{copy_of(std::get<RecurrentState>(state).state)});
       }
@@ -180,8 +202,10 @@ void SequenceState::fill_random(int64_t position, uint64_t seed) {
 
 StateBytes state_bytes(const ModelConfig& config, const StateOptions& options, int64_t context) {
   const int64_t recurrent = config.num_kv_heads * config.head_dim * config.head_dim * 4;
+  const DType dtype = cache_dtype(config, options);
+  const int64_t scale_bytes = dtype == DType::kI8 ? static_cast<int64_t>(sizeof(float)) : 0;
   const int64_t position =
-      2 * config.num_kv_heads * row_bytes(options.cache_dtype, config.head_dim);
+      2 * config.num_kv_heads * (row_bytes(dtype, config.head_dim) + scale_bytes);
   const int64_t ring = std::min(context, ring_capacity(config, options));
   StateBytes bytes;
   bytes.recurrent = config.layers_with(Mixer::kLinear) * recurrent;

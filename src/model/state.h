@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <variant>
 #include <vector>
 
@@ -19,14 +20,21 @@ namespace spb::model {
 struct StateOptions {
   int64_t max_context = 0;  // positions a full mixer can hold; 0: the config's context length
   int64_t max_chunk = 512;  // most tokens of this sequence in one forward call
-  DType cache_dtype = DType::kF16;  // f32, f16 or bf16: keys and values of softmax mixers
+  // Keys and values of softmax mixers: f32, f16, bf16, or i8 with a scale for each head of a
+  // position. By default i8 in spiking models, which round to it anyway, and f16 in others.
+  std::optional<DType> cache_dtype = std::nullopt;
 };
+
+// The one that a state of this model gets. Usage error when it cannot be a cache's.
+DType cache_dtype(const ModelConfig& config, const StateOptions& options);
 
 // Keys and values [num_kv_heads, capacity, head_dim]; position p lives in slot p mod capacity.
 struct KeyValueCache {
   Tensor keys;
   Tensor values;
   int64_t window_size = 0;  // positions visible, current one included; 0: all
+  Tensor key_scales = {};   // [num_kv_heads, capacity] f32; with i8 only
+  Tensor value_scales = {};
 };
 
 // S [num_kv_heads, head_dim, head_dim] f32: one state serves a whole group of query heads.
