@@ -68,9 +68,9 @@ __device__ inline bool pair_has_bit(int i, int j, int bit) {
   return i > j && (i ^ j) >= bit && (i ^ j) < 2 * bit;
 }
 
-// Not inlined: it is rare, and its registers would be taken from the common path.
+
 template <int kDim, typename Gate>
-__device__ __noinline__ Scores exact_scores(const DiagonalBlock<Gate> block) {
+__device__ Scores exact_scores(const DiagonalBlock<Gate>& block) {
   const auto lane = static_cast<int>(threadIdx.x) % 32;
   Scores scores = {};
 #pragma unroll 1

@@ -48,7 +48,7 @@ struct ReadMemory {
   float decay[kDim];              // of the chunk
   int steep[kWarps];
 
-  static __device__ int block(int i, int j) { return i * (i + 1) / 2 + j; }
+  static __device__ constexpr int block(int i, int j) { return i * (i + 1) / 2 + j; }
 
   // Whether any channel is steep in sub-chunk i: each warp has looked at 32 pairs of channels.
   __device__ bool is_steep(int i) const {

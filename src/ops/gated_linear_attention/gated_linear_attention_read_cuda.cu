@@ -15,32 +15,54 @@ struct Queries {
 
 // 16 tokens of one query head: the work of a warp at a time. Late sub-chunks have more keys to
 // meet and come first, so that the short ones fill the end.
+struct TileIndex {
+  int chunk;
+  int sub_chunk;
+  int query_head;  // in the group
+
+  // `step` tiles on, in the next chunk with `first` after the last one.
+  __device__ static TileIndex at(int chunk, int sub_chunks, int group, int index) {
+    TileIndex tile = {chunk, sub_chunks - 1, index};
+    tile.carry(group);
+    return tile;
+  }
+  __device__ TileIndex after(int group) const {
+    TileIndex tile = {chunk, sub_chunk, query_head + kWarps};
+    tile.carry(group);
+    return tile;
+  }
+  __device__ bool exists() const { return sub_chunk >= 0; }
+
+ private:
+  __device__ void carry(int group) {
+    for (; query_head >= group && sub_chunk >= 0; --sub_chunk) query_head -= group;
+  }
+};
+
 template <int kDim, int kChunk, typename Gate>
 class Tile {
  public:
   using Memory = ReadMemory<kDim, kChunk, Gate>;
 
-  __device__ Tile(const Tensors& tensors, const Segment& segment, int head, int chunk, int index)
-      : sub_chunk_(Memory::kSubChunks - 1 - index / tensors.group),
-        tokens_(segment.tokens - chunk * kChunk - sub_chunk_ * kSubChunk) {
-    const int query_heads = tensors.kv_heads * tensors.group;
-    const int64_t token = segment.first_token + chunk * kChunk + sub_chunk_ * kSubChunk;
-    const int query_head = head * tensors.group + index % tensors.group;
-    stride_ = query_heads * kDim;
-    offset_ = (token * query_heads + query_head) * kDim;
+  __device__ Tile(const Tensors& tensors, const Segment& segment, int head, const TileIndex& index)
+      : sub_chunk_(index.sub_chunk), stride_(tensors.kv_heads * tensors.group * kDim) {
+    const int skipped = index.chunk * kChunk + index.sub_chunk * kSubChunk;
+    tokens_ = segment.tokens - skipped;
+    const int64_t token = segment.first_token + skipped;
+    offset_ = token * stride_ + (head * tensors.group + index.query_head) * kDim;
     kv_offset_ = (token * tensors.kv_heads + head) * kDim;
   }
 
   __device__ void load(const Tensors& tensors, Queries<kDim>& queries) const {
-    const auto* from = static_cast<const bf16_t*>(tensors.q) + offset_;
+    const auto* from = static_cast<const bf16_t*>(tensors.q) + offset_ + lane_ % 4 * 8;
 #pragma unroll
-    for (int m = 0; m < kDim / 32; ++m) {
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane_ / 4 + 8 * half;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = lane_ / 4 + 8 * half;
+      for (int m = 0; m < kDim / 32; ++m) {
         uint4 words = {0, 0, 0, 0};
         if (row < tokens_) {
-          words = *reinterpret_cast<const uint4*>(from + row * stride_ + 32 * m + lane_ % 4 * 8);
+          words = *reinterpret_cast<const uint4*>(from + row * stride_ + 32 * m);
         }
         queries.at[m][half][0] = words.x;
         queries.at[m][half][1] = words.y;
@@ -50,49 +72,30 @@ class Tile {
     }
   }
 
-  // Scores with the keys of this sub-chunk and those before it, as left factors of the product with
-  // their values; turns the queries into the form that reads the state.
-  __device__ void score(const Memory& memory, const Tensors& tensors, Queries<kDim>& queries,
-                        uint32_t (&weights)[Memory::kSubChunks][4]) const {
-    float scores[Memory::kSubChunks][2][4] = {};
-#pragma unroll
-    for (int step = 0; step < kDim / 16; ++step) {
-      uint32_t anchored[4];
-      anchor(memory, step, queries, anchored);
-      const auto* keys = memory.anchored[Memory::block(sub_chunk_, 0)];
-#pragma unroll
-      for (int j = 0; j < Memory::kSubChunks; ++j) {
-        if (j > sub_chunk_) break;
-        uint32_t b[4];
-        cuda::load_matrices(
-            b, &keys[j * kSubChunk + lane_ % 8 + lane_ / 16 * 8][16 * step + lane_ / 8 % 2 * 8]);
-        cuda::mma_bf16(scores[j][0], anchored, b[0], b[1]);
-        cuda::mma_bf16(scores[j][1], anchored, b[2], b[3]);
-      }
-    }
-    const bool steep = memory.is_steep(sub_chunk_);
-    Scores diagonal;
-#ifndef NOEXACT
-    if (steep) diagonal = exact_scores<kDim, Gate>(diagonal_block(tensors));
-#endif
-#pragma unroll
-    for (int j = 0; j < Memory::kSubChunks; ++j) {
-      if (j > sub_chunk_) break;
-      if (j == sub_chunk_) {
-        steep ? replace(diagonal, scores[j]) : keep_causal(scores[j]);
-      }
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        weights[j][2 * half] = cuda::pack_bf16(scores[j][half][0], scores[j][half][1]);
-        weights[j][2 * half + 1] = cuda::pack_bf16(scores[j][half][2], scores[j][half][3]);
-      }
-    }
+  // Weights of the diagonal block, whatever the gates are.
+  __device__ void score_exactly(const Tensors& tensors, uint32_t (&weights)[4]) const {
+    const DiagonalBlock<Gate> block = {static_cast<const bf16_t*>(tensors.q) + offset_,
+                                       static_cast<const bf16_t*>(tensors.k) + kv_offset_,
+                                       static_cast<const Gate*>(tensors.g) + kv_offset_,
+                                       stride_,
+                                       int64_t{tensors.kv_heads} * kDim,
+                                       tokens_,
+                                       tensors.scale};
+    pack(exact_scores<kDim, Gate>(block).at, weights);
   }
 
-  __device__ void multiply(const Memory& memory, const bf16_t (*values)[Memory::kRow],
-                           const Queries<kDim>& queries,
-                           const uint32_t (&weights)[Memory::kSubChunks][4],
-                           float (&o)[kDim / 8][4]) const {
+  // The outputs of sub-chunk kSubChunkIndex, a constant so that its loops are straight code.
+  // `queries` are overwritten. Steep: `exact` are the weights of the diagonal block.
+  template <int kSubChunkIndex>
+  __device__ void compute(const Memory& memory, const bf16_t (*values)[Memory::kRow], bool steep,
+                          const uint32_t (&exact)[4], Queries<kDim>& queries,
+                          float (&o)[kDim / 8][4]) const {
+    uint32_t weights[kSubChunkIndex + 1][4];
+    score<kSubChunkIndex>(memory, queries, weights);
+    if (steep) {
+#pragma unroll
+      for (int word = 0; word < 4; ++word) weights[kSubChunkIndex][word] = exact[word];
+    }
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
       const auto& words = queries.at[step / 2];
@@ -102,14 +105,11 @@ class Tile {
       add_product(a, memory.state + 16 * step, o);
     }
 #pragma unroll
-    for (int j = 0; j < Memory::kSubChunks; ++j) {
-      if (j > sub_chunk_) break;
-      add_product(weights[j], values + j * kSubChunk, o);
-    }
+    for (int j = 0; j <= kSubChunkIndex; ++j) add_product(weights[j], values + j * kSubChunk, o);
   }
 
   __device__ void store(const Tensors& tensors, const float (&o)[kDim / 8][4]) const {
-    auto* to = static_cast<bf16_t*>(tensors.o) + offset_;
+    auto* to = static_cast<bf16_t*>(tensors.o) + offset_ + lane_ % 4 * 8;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = lane_ / 4 + 8 * half;
@@ -119,26 +119,52 @@ class Tile {
         const auto word = [&](int u) {
           return cuda::pack_bf16(o[4 * m + u][2 * half], o[4 * m + u][2 * half + 1]);
         };
-        *reinterpret_cast<uint4*>(to + row * stride_ + 32 * m + lane_ % 4 * 8) = {word(0), word(1),
-                                                                                  word(2), word(3)};
+        *reinterpret_cast<uint4*>(to + row * stride_ + 32 * m) = {word(0), word(1), word(2),
+                                                                  word(3)};
       }
     }
   }
 
  private:
+  // Scores with the keys of this sub-chunk and those before it, as left factors of the product with
+  // their values; turns the queries into the form that reads the state.
+  template <int kLast>
+  __device__ void score(const Memory& memory, Queries<kDim>& queries,
+                        uint32_t (&weights)[kLast + 1][4]) const {
+    float scores[kLast + 1][2][4] = {};
+    const auto* keys = memory.anchored[Memory::block(kLast, 0)];
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step) {
+      uint32_t anchored[4];
+      anchor<kLast>(memory, step, queries, anchored);
+#pragma unroll
+      for (int j = 0; j <= kLast; ++j) {
+        uint32_t b[4];
+        cuda::load_matrices(
+            b, &keys[j * kSubChunk + lane_ % 8 + lane_ / 16 * 8][16 * step + lane_ / 8 % 2 * 8]);
+        cuda::mma_bf16(scores[j][0], anchored, b[0], b[1]);
+        cuda::mma_bf16(scores[j][1], anchored, b[2], b[3]);
+      }
+    }
+    keep_causal(scores[kLast]);
+#pragma unroll
+    for (int j = 0; j <= kLast; ++j) pack(scores[j], weights[j]);
+  }
+
   // Sixteen channels of the queries: anchored at the first token of the sub-chunk as a left factor,
   // and in place decayed from the start of the chunk.
+  template <int kLast>
   __device__ void anchor(const Memory& memory, int step, Queries<kDim>& queries,
                          uint32_t (&anchored)[4]) const {
 #pragma unroll
     for (int word = 0; word < 2; ++word) {
       const int u = step % 2 * 2 + word;
       const int column = 16 * step + 8 * word + lane_ % 4 * 2;
-      const float2 first = load_pair(&memory.first_decay[sub_chunk_][column]);
+      const float2 first = load_pair(&memory.first_decay[kLast][column]);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint32_t& query = queries.at[step / 2][half][u];
-        const int row = sub_chunk_ * kSubChunk + lane_ / 4 + 8 * half;
+        const int row = kLast * kSubChunk + lane_ / 4 + 8 * half;
         const float2 decayed =
             cuda::unpack_bf16(query) * load_pair(&memory.query_decay[row][column]);
         anchored[2 * word + half] = cuda::pack_bf16(decayed.x, decayed.y);
@@ -148,19 +174,13 @@ class Tile {
     }
   }
 
-  __device__ DiagonalBlock<Gate> diagonal_block(const Tensors& tensors) const {
-    return {static_cast<const bf16_t*>(tensors.q) + offset_,
-            static_cast<const bf16_t*>(tensors.k) + kv_offset_,
-            static_cast<const Gate*>(tensors.g) + kv_offset_,
-            stride_,
-            int64_t{tensors.kv_heads} * kDim,
-            tokens_,
-            tensors.scale};
-  }
-
-  __device__ static void replace(const Scores& from, float (&scores)[2][4]) {
+  // As left factor of a next product.
+  __device__ static void pack(const float (&scores)[2][4], uint32_t (&weights)[4]) {
 #pragma unroll
-    for (int e = 0; e < 8; ++e) scores[e / 4][e % 4] = from.at[e / 4][e % 4];
+    for (int half = 0; half < 2; ++half) {
+      weights[2 * half] = cuda::pack_bf16(scores[half][0], scores[half][1]);
+      weights[2 * half + 1] = cuda::pack_bf16(scores[half][2], scores[half][3]);
+    }
   }
 
   // A select, for what lies above the diagonal may be infinite.
@@ -189,8 +209,8 @@ class Tile {
 
   int lane_ = static_cast<int>(threadIdx.x) % 32;
   int sub_chunk_;
-  int tokens_;  // those from the first of this tile on that exist
   int stride_;
+  int tokens_;  // those from the first of this tile on that exist
   int64_t offset_;
   int64_t kv_offset_;
 };
@@ -256,12 +276,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   const auto head = static_cast<int>(blockIdx.y);
   const auto warp = static_cast<int>(threadIdx.x) / 32;
   const Segment segment = segment_of(batch, static_cast<int>(blockIdx.x));
-  const int tiles = Memory::kSubChunks * tensors.group;
   const int chunks = (segment.tokens + kChunk - 1) / kChunk;
+  const auto first_tile = [&](int chunk) {
+    return TileIndex::at(chunk, Memory::kSubChunks, tensors.group, warp);
+  };
 
   copy_chunk(memory, tensors, segment, head, 0);
   Queries<kDim> next;  // of the tile after the one at work: always on their way
-  if (warp < tiles) Tile(tensors, segment, head, 0, warp).load(tensors, next);
+  if (first_tile(0).exists()) Tile(tensors, segment, head, first_tile(0)).load(tensors, next);
   StateTile<kDim> state;
   load_state(states + (int64_t{blockIdx.x} * tensors.kv_heads + head) * kDim * kDim, state);
 
@@ -276,18 +298,30 @@ __global__ void __launch_bounds__(kThreads, 1)
     __syncthreads();
     copy_chunk(memory, tensors, segment, head, chunk + 1);
 
-    for (int index = warp; index < tiles; index += kWarps) {
-      const Tile tile(tensors, segment, head, chunk, index);
+    for (TileIndex index = first_tile(chunk); index.exists();) {
+      const Tile tile(tensors, segment, head, index);
+      uint32_t exact[4];
+      const bool steep = memory.is_steep(index.sub_chunk);
+      if (steep) tile.score_exactly(tensors, exact);
       Queries<kDim> queries = next;
-      if (index + kWarps < tiles) {
-        Tile(tensors, segment, head, chunk, index + kWarps).load(tensors, next);
-      } else if (chunk + 1 < chunks) {
-        Tile(tensors, segment, head, chunk + 1, warp).load(tensors, next);
+      const int sub_chunk = index.sub_chunk;
+      index = index.after(tensors.group);
+      const TileIndex ahead = index.exists() ? index : first_tile(chunk + 1);
+      if (ahead.chunk < chunks && ahead.exists()) {
+        Tile(tensors, segment, head, ahead).load(tensors, next);
       }
-      uint32_t weights[Memory::kSubChunks][4];
-      tile.score(memory, tensors, queries, weights);
       float o[kDim / 8][4] = {};
-      tile.multiply(memory, values, queries, weights, o);
+      const auto compute = [&]<int kIndex>() {
+        if constexpr (kIndex < Memory::kSubChunks) {
+          tile.template compute<kIndex>(memory, values, steep, exact, queries, o);
+        }
+      };
+      switch (sub_chunk) {
+        case 0: compute.template operator()<0>(); break;
+        case 1: compute.template operator()<1>(); break;
+        case 2: compute.template operator()<2>(); break;
+        default: compute.template operator()<3>();
+      }
       tile.store(tensors, o);
     }
     if (chunk + 1 < chunks) state.template add<kChunk>(memory.decay, memory.ending, values);
