@@ -34,15 +34,37 @@ void fill_zero(Context& context, TensorView tensor) {
   }
 }
 
-Tensor to_device(Context& context, ConstTensorView host) {
-  Tensor tensor(host.dtype(), host.shape(), context.device());
+Tensor to_device(const Device& device, ConstTensorView host) {
+  Tensor tensor(host.dtype(), host.shape(), device);
   check_pair("to_device", host, tensor);
-  if (context.device().is_cuda()) {
-    cuda::copy_to_device(context.device().index, tensor.view().data(), host.data(), host.bytes());
-  } else if (host.bytes() > 0) {
-    std::memcpy(tensor.view().data(), host.data(), static_cast<size_t>(host.bytes()));
-  }
+  if (host.bytes() > 0) overwrite(tensor, host.data());
   return tensor;
+}
+
+void overwrite(Tensor& tensor, const std::byte* host) {
+  std::byte* to = tensor.view().data();
+  const int64_t bytes = tensor.view().bytes();
+  if (tensor.device().is_cuda()) {
+    const int device = tensor.device().index;
+    host == nullptr ? cuda::fill_zero(device, to, bytes)
+                    : cuda::copy_to_device(device, to, host, bytes);
+  } else if (host == nullptr) {
+    std::memset(to, 0, static_cast<size_t>(bytes));
+  } else {
+    std::memcpy(to, host, static_cast<size_t>(bytes));
+  }
+}
+
+Tensor to_host(const Tensor& tensor) {
+  Tensor host(tensor.dtype(), tensor.shape());
+  std::byte* to = host.view().data();
+  const ConstTensorView from = tensor;
+  if (tensor.device().is_cuda()) {
+    cuda::copy_to_host(tensor.device().index, to, from.data(), from.bytes());
+  } else if (from.bytes() > 0) {
+    std::memcpy(to, from.data(), static_cast<size_t>(from.bytes()));
+  }
+  return host;
 }
 
 void to_host(Context& context, ConstTensorView from, TensorView host) {

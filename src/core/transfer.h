@@ -15,8 +15,15 @@ namespace spb {
 void copy_tensor(Context& context, ConstTensorView from, TensorView to);
 void fill_zero(Context& context, TensorView tensor);  // contiguous
 
-// Host tensor -> memory of its own on the device, finished on return.
-Tensor to_device(Context& context, ConstTensorView host);
+// Host tensor -> memory of its own on a device, finished on return.
+Tensor to_device(const Device& device, ConstTensorView host);
+inline Tensor to_device(Context& context, ConstTensorView host) {
+  return to_device(context.device(), host);
+}
+// The same into a tensor that is there. `host` nullptr: zeros.
+void overwrite(Tensor& tensor, const std::byte* host);
+// Any tensor -> a copy on the host, finished on return; work queued on a stream is not waited for.
+Tensor to_host(const Tensor& tensor);
 // Device tensor -> host memory of the same size.
 void to_host(Context& context, ConstTensorView from, TensorView host);
 

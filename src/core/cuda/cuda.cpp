@@ -97,6 +97,12 @@ void copy_on_device(int device, void* to, const void* from, int64_t bytes) {
   copy(device, to, from, bytes, cudaMemcpyDeviceToDevice);
 }
 
+void fill_zero(int device, void* to, int64_t bytes) {
+  const DeviceScope scope(device);
+  check_cuda(cudaMemset(to, 0, static_cast<size_t>(bytes)), "clearing memory");
+  check_cuda(cudaDeviceSynchronize(), "clearing memory");
+}
+
 Stream::Stream(int device) : device_(device) {
   check_cuda(cudaSetDevice(device), "choosing a device");
   cudaStream_t stream = nullptr;

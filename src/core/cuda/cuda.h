@@ -38,6 +38,7 @@ void release(int device, std::byte* memory) noexcept;
 void copy_to_device(int device, void* to, const void* from, int64_t bytes);
 void copy_to_host(int device, void* to, const void* from, int64_t bytes);
 void copy_on_device(int device, void* to, const void* from, int64_t bytes);
+void fill_zero(int device, void* to, int64_t bytes);
 
 class Blas;
 

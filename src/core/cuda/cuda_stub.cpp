@@ -12,6 +12,8 @@ void copy_to_device(int, void*, const void*, int64_t) { not_built("cuda"); }
 void copy_to_host(int, void*, const void*, int64_t) { not_built("cuda"); }
 void copy_on_device(int, void*, const void*, int64_t) { not_built("cuda"); }
 
+void fill_zero(int, void*, int64_t) { not_built("cuda"); }
+
 class Blas {};
 
 Stream::Stream(int) { not_built("cuda"); }

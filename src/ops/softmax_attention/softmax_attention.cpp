@@ -6,6 +6,7 @@
 #include "core/int8_row.h"
 #include "core/tensor_check.h"
 #include "ops/softmax_attention/softmax_attention_cpu.h"
+#include "ops/softmax_attention/softmax_attention_cuda.h"
 
 namespace spb::ops {
 namespace {
@@ -110,7 +111,7 @@ void check_visible(const SoftmaxAttentionArgs& args, bool has_keys) {
 }
 
 void check_outputs(const SoftmaxAttentionArgs& args) {
-  check_tensor(kAttention, "o", args.o, DType::kF32, args.q.shape());
+  check_tensor(kAttention, "o", args.o, args.q.dtype(), args.q.shape());
   check_contiguous(kAttention, "o", args.o);
   check_same_or_no_overlap(kAttention, "q", args.q, "o", args.o);
   check_no_overlap(kAttention, "keys", args.keys, "o", args.o);
@@ -123,7 +124,7 @@ void check_outputs(const SoftmaxAttentionArgs& args) {
   check_no_overlap(kAttention, "sink_value_scales", args.sink_value_scales, "o", args.o);
 }
 
-void check_args(const SoftmaxAttentionArgs& args) {
+void check_args(const Device& device, const SoftmaxAttentionArgs& args) {
   const Shape& q = args.q.shape();
   check(q.rank() == 3 && q[1] > 0 && q[2] > 0,
         "{}: q: expected [tokens, query heads, head_dim], got {}", kAttention, q);
@@ -135,7 +136,7 @@ void check_args(const SoftmaxAttentionArgs& args) {
   const int64_t kv_heads = (has_keys ? args.keys : args.sink_keys).shape()[0];
   check(q[1] % kv_heads == 0, "{}: q: expected query heads a multiple of {} kv heads, got {}",
         kAttention, kv_heads, q[1]);
-  check_tensor(kAttention, "q", args.q, DType::kF32, q);
+  check_activation(kAttention, "q", args.q, device, q);
   check_contiguous(kAttention, "q", args.q);
   check_outputs(args);
   check(std::isfinite(args.scale), "{}: scale: expected a finite number, got {}", kAttention,
@@ -192,8 +193,9 @@ void check_visible_scales(Context& context, const SoftmaxAttentionArgs& args) {
 }  // namespace
 
 void softmax_attention(Context& context, const SoftmaxAttentionArgs& args) {
-  check_args(args);
+  check_args(context.device(), args);
   if (args.q.shape()[0] == 0) return;
+  if (context.device().is_cuda()) return softmax_attention_cuda(context, args);
   check_visible_scales(context, args);
   if (args.q.shape()[0] < kPrefillTokens) {
     softmax_attention_decode(context, args);
@@ -220,15 +222,15 @@ void check_separate(const AppendToCacheArgs& args) {
   }
 }
 
-void check_args(const AppendToCacheArgs& args) {
+void check_args(const Device& device, const AppendToCacheArgs& args) {
   const Shape& k = args.k.shape();
   const Shape& keys = args.keys.shape();
   check(k.rank() == 3 && k[1] > 0 && k[2] > 0,
         "{}: k: expected [tokens, kv heads, head_dim], got {}", kAppend, k.to_string());
   check(keys.rank() == 3 && keys[0] == k[1] && keys[1] > 0 && keys[2] == k[2],
         "{}: keys: expected [{}, capacity, {}], got {}", kAppend, k[1], k[2], keys.to_string());
-  check_tensor(kAppend, "k", args.k, DType::kF32, k);
-  check_tensor(kAppend, "v", args.v, DType::kF32, k);
+  check_activation(kAppend, "k", args.k, device, k);
+  check_tensor(kAppend, "v", args.v, args.k.dtype(), k);
   check_cache(kAppend, "keys", args.keys, args.keys.dtype(), keys);
   check_cache(kAppend, "values", args.values, args.keys.dtype(), keys);
   check_scales(kAppend, "key_scales", args.key_scales, args.keys);
@@ -257,7 +259,8 @@ void round_rows(const AppendToCacheArgs& args, int64_t i, int64_t slot) {
 }  // namespace
 
 void append_to_cache(Context& context, const AppendToCacheArgs& args) {
-  check_args(args);
+  check_args(context.device(), args);
+  if (context.device().is_cuda()) return append_to_cache_cuda(context, args);
   const int64_t heads = args.k.shape()[1];
   const int64_t capacity = args.keys.shape()[1];
   const auto write = args.keys.dtype() == DType::kI8 ? quantize_rows : round_rows;

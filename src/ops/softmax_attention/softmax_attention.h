@@ -29,6 +29,8 @@
 // C >= first_position + L), C >= first_position + L without. Where keys and values are undefined,
 // every query sees the sinks and nothing else: so sink tokens attend to each other, without a
 // causal mask. There are no positions then, and first_position and window_size must be 0.
+// On a CUDA device q, o, k and v may be bf16, and head_dim is 32, 64 or 128; scales are not looked
+// at, and what append_to_cache gets that is not finite becomes some code.
 // Softmax subtracts the running maximum; sums in f32. Tolerance against the reference: 1e-5 of the
 // largest |value|; 2e-3 where the processor multiplies bf16 tiles (L >= 32 and a cache other than
 // f32), which round the softmax weights to bf16. Keys that no query sees are never read; a value

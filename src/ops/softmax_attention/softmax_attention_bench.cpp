@@ -18,7 +18,13 @@ namespace spb::ops {
 namespace {
 
 struct Problem {
-  Tensor q, k, v, keys, values, o, sink_keys, sink_values;
+  // Keys and values, with scales where they are codes.
+  struct Cache {
+    Tensor keys, values, key_scales, value_scales;
+  };
+
+  Tensor q, k, v, o;
+  Cache cache, sinks;
   SoftmaxAttentionArgs args;
   double pairs = 0;  // of query and visible key
 
@@ -31,43 +37,63 @@ struct Problem {
     const int64_t window = state.range(5);
     const int64_t capacity =
         window > 0 ? std::min(before + tokens, window + tokens - 1) : before + tokens;
-    const Shape cache{kv_heads, capacity, head_dim};
+    const auto dtype = static_cast<DType>(state.range(6));
     q = Tensor(DType::kF32, Shape{tokens, heads, head_dim});
     o = Tensor(DType::kF32, q.shape());
-    keys = Tensor(static_cast<DType>(state.range(6)), cache);
-    values = Tensor(keys.dtype(), cache);
+    cache = make_cache(dtype, Shape{kv_heads, capacity, head_dim});
     Rng rng(1);
-    const auto fill = [&](Tensor& tensor) {
-      std::generate_n(tensor.as<float>(), tensor.shape().elements(),
-                      [&] { return rng.uniform(-1.5f, 1.5f); });
-    };
-    fill(q);
+    fill(q, rng);
     for (int64_t position = 0; position < before + tokens;) {
       const int64_t count = std::min<int64_t>({before + tokens - position, capacity, 1024});
-      k = Tensor(DType::kF32, Shape{count, kv_heads, head_dim});
-      v = Tensor(DType::kF32, k.shape());
-      fill(k);
-      fill(v);
-      append_to_cache(context, {k, v, keys, values, position});
+      append_random(context, cache, position, count, rng);
       position += count;
     }
-    args = {q, keys, values, o, before, window, 1.0f / std::sqrt(static_cast<float>(head_dim))};
-    const int64_t sinks = state.range(7);
-    if (sinks > 0) {
-      k = Tensor(DType::kF32, Shape{sinks, kv_heads, head_dim});
-      v = Tensor(DType::kF32, k.shape());
-      fill(k);
-      fill(v);
-      sink_keys = Tensor(keys.dtype(), Shape{kv_heads, sinks, head_dim});
-      sink_values = Tensor(keys.dtype(), sink_keys.shape());
-      append_to_cache(context, {k, v, sink_keys, sink_values, 0});
-      args.sink_keys = sink_keys;
-      args.sink_values = sink_values;
+    args = {q,
+            cache.keys,
+            cache.values,
+            o,
+            before,
+            window,
+            1.0f / std::sqrt(static_cast<float>(head_dim))};
+    args.key_scales = cache.key_scales;
+    args.value_scales = cache.value_scales;
+    const int64_t sink_tokens = state.range(7);
+    if (sink_tokens > 0) {
+      sinks = make_cache(dtype, Shape{kv_heads, sink_tokens, head_dim});
+      append_random(context, sinks, 0, sink_tokens, rng);
+      args.sink_keys = sinks.keys;
+      args.sink_values = sinks.values;
+      args.sink_key_scales = sinks.key_scales;
+      args.sink_value_scales = sinks.value_scales;
     }
     for (int64_t i = 0; i < tokens; ++i) {
       const int64_t seen = before + i + 1;
-      pairs += static_cast<double>(heads * (sinks + (window > 0 ? std::min(window, seen) : seen)));
+      pairs +=
+          static_cast<double>(heads * (sink_tokens + (window > 0 ? std::min(window, seen) : seen)));
     }
+  }
+
+  static void fill(Tensor& tensor, Rng& rng) {
+    std::generate_n(tensor.as<float>(), tensor.shape().elements(),
+                    [&] { return rng.uniform(-1.5f, 1.5f); });
+  }
+
+  static Cache make_cache(DType dtype, const Shape& shape) {
+    Cache cache{Tensor(dtype, shape), Tensor(dtype, shape), {}, {}};
+    if (dtype == DType::kI8) {
+      cache.key_scales = Tensor(DType::kF32, Shape{shape[0], shape[1]});
+      cache.value_scales = Tensor(DType::kF32, cache.key_scales.shape());
+    }
+    return cache;
+  }
+
+  void append_random(Context& context, Cache& into, int64_t position, int64_t count, Rng& rng) {
+    k = Tensor(DType::kF32, Shape{count, into.keys.shape()[0], into.keys.shape()[2]});
+    v = Tensor(DType::kF32, k.shape());
+    fill(k, rng);
+    fill(v, rng);
+    append_to_cache(context,
+                    {k, v, into.keys, into.values, position, into.key_scales, into.value_scales});
   }
 
   // Compares some tokens: the reference of a whole prompt takes minutes.
@@ -102,8 +128,9 @@ void attend(benchmark::State& state) {
       benchmark::Counter(4 * head_dim * problem.pairs * iterations, benchmark::Counter::kIsRate);
   if (state.range(0) == 1) {
     const double group = static_cast<double>(state.range(1) / state.range(2));
-    const double bytes = 2 * head_dim * problem.pairs / group *
-                         static_cast<double>(block_bytes(problem.keys.dtype()));
+    const DType dtype = problem.cache.keys.dtype();
+    const int64_t row = row_bytes(dtype, state.range(3)) + (dtype == DType::kI8 ? 4 : 0);
+    const double bytes = 2 * problem.pairs / group * static_cast<double>(row);
     state.counters["B/s"] = benchmark::Counter(bytes * iterations, benchmark::Counter::kIsRate);
   }
 }
@@ -111,6 +138,7 @@ void attend(benchmark::State& state) {
 constexpr int kF32 = static_cast<int>(DType::kF32);
 constexpr int kF16 = static_cast<int>(DType::kF16);
 constexpr int kBF16 = static_cast<int>(DType::kBF16);
+constexpr int kI8 = static_cast<int>(DType::kI8);
 
 // SmolLM2-135M: 9 query heads, 3 kv heads, head_dim 64. SpikingBrain-7B: 28, 4, 128, window 4096.
 // SpikingBrain-1B: 32, 8, 64.
@@ -118,10 +146,15 @@ BENCHMARK(attend)
     ->Name("softmax_attention/decode")
     ->Args({1, 9, 3, 64, 1000, 0, kF16, 0})
     ->Args({1, 9, 3, 64, 4095, 0, kF16, 0})
+    ->Args({1, 9, 3, 64, 4095, 0, kI8, 0})
+    ->Args({1, 9, 3, 64, 32767, 0, kF16, 0})
+    ->Args({1, 9, 3, 64, 32767, 0, kI8, 0})
     ->Args({1, 9, 3, 64, 65535, 0, kF16, 0})
+    ->Args({1, 9, 3, 64, 65535, 0, kI8, 0})
     ->Args({1, 9, 3, 64, 65535, 0, kF32, 0})
     ->Args({1, 28, 4, 128, 4095, 0, kBF16, 0})
     ->Args({1, 28, 4, 128, 65535, 0, kBF16, 0})
+    ->Args({1, 28, 4, 128, 65535, 0, kI8, 0})
     ->Args({1, 28, 4, 128, 65535, 4096, kBF16, 0})
     ->Args({1, 28, 4, 128, 65535, 4096, kBF16, 128})
     ->Args({1, 32, 8, 64, 262143, 4096, kBF16, 0})
@@ -132,6 +165,7 @@ BENCHMARK(attend)
     ->Args({2048, 9, 3, 64, 0, 0, kF32, 0})
     ->Args({2048, 9, 3, 64, 0, 0, kF16, 0})
     ->Args({2048, 9, 3, 64, 0, 0, kBF16, 0})
+    ->Args({2048, 9, 3, 64, 0, 0, kI8, 0})
     ->Args({512, 28, 4, 128, 16384, 4096, kBF16, 0})
     ->Args({512, 28, 4, 128, 16384, 4096, kBF16, 128})
     ->Args({512, 28, 4, 128, 16384, 4096, kF32, 0})

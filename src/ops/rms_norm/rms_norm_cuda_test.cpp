@@ -1,0 +1,49 @@
+#include "core/test_cuda.h"
+#include "ops/rms_norm/rms_norm.h"
+
+namespace spb::ops {
+namespace {
+
+using RmsNormCuda = test::OnCuda;
+INSTANTIATE_TEST_SUITE_P(Dtypes, RmsNormCuda, test::activation_dtypes(), test::dtype_name);
+
+TEST_P(RmsNormCuda, AgreesWithTheReference) {
+  Rng rng(11);
+  for (const int64_t columns : {1, 7, 64, 128, 500, 513, 3584, 12800}) {
+    for (const bool residual : {false, true}) {
+      const Shape shape{1 + rng.below(70), columns};
+      const Tensor x = test::random_tensor(rng, shape, 3.0f);
+      Tensor h = test::random_tensor(rng, shape);
+      const Tensor weight = test::random_tensor(rng, Shape{columns});
+      Tensor expected(DType::kF32, shape);
+      const Tensor x_device = test::put(context(), x, GetParam());
+      Tensor h_device = test::put(context(), h);
+      const Tensor weight_device = test::put(context(), weight);
+      Tensor y = test::poisoned(context(), shape, GetParam());
+      const TensorView none;
+      rms_norm_reference({x, residual ? h.view() : none, weight, expected, 1e-5f});
+      rms_norm(context(), {x_device, residual ? h_device.view() : none, weight_device, y, 1e-5f});
+      EXPECT_LE(test::relative_error(test::take(context(), y), expected),
+                test::tolerance(GetParam()))
+          << columns;
+      EXPECT_LE(test::relative_error(test::take(context(), h_device), h), 1e-7);
+    }
+  }
+}
+
+TEST_P(RmsNormCuda, AddsToWhatIsThere) {
+  Rng rng(12);
+  const Shape shape{9, 128};
+  const Tensor x = test::random_tensor(rng, shape);
+  const Tensor weight = test::random_tensor(rng, Shape{128});
+  Tensor y = test::random_tensor(rng, shape);
+  const Tensor x_device = test::put(context(), x, GetParam());
+  const Tensor weight_device = test::put(context(), weight);
+  Tensor y_device = test::put(context(), y, GetParam());
+  rms_norm_reference({x, {}, weight, y, 1e-5f, true});
+  rms_norm(context(), {x_device, {}, weight_device, y_device, 1e-5f, true});
+  EXPECT_LE(test::relative_error(test::take(context(), y_device), y), test::tolerance(GetParam()));
+}
+
+}  // namespace
+}  // namespace spb::ops

@@ -1,0 +1,237 @@
+// Few queries, and every dtype: one warp for a query group and a part of its keys.
+//
+// A block takes one query token, one key/value head and a part of the visible keys; its warps take
+// keys in turn, all query heads of the group at once. Parts are joined by a second kernel.
+#include "ops/softmax_attention/softmax_attention_cuda.h"
+
+#include <cuda_fp16.h>
+
+#include <algorithm>
+
+#include "core/cuda/reduce.cuh"
+#include "ops/softmax_attention/softmax_attention_keys.cuh"
+
+namespace spb::ops {
+namespace {
+
+using cuda::Pack;
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / cuda::kWarpSize;
+constexpr int kHeadsAtOnce = 8;   // query heads whose sums a warp keeps in registers
+constexpr int64_t kMinPart = 64;  // keys; shorter parts cost more in joining than they save
+constexpr int64_t kBlocksWanted = 1024;
+constexpr float kLog2E = 1.44269504f;
+
+struct Problem {
+  VisibleKeys visible;
+  int64_t tokens;
+  int heads;
+  int kv_heads;
+  int head_dim;
+  int parts;
+  float scale_log2;  // scale * log2(e): softmax in powers of 2
+  float* partial;    // [tokens, heads, parts, head_dim + 2]: sums, then maximum and weight
+
+  __device__ float* slot(int64_t token, int head, int part) const {
+    return partial + ((token * heads + head) * parts + part) * (head_dim + 2);
+  }
+};
+
+template <typename Element, int kPerLane>
+__device__ void read_row(const std::byte* rows, int64_t row, int head_dim, int lane,
+                         float (&out)[kPerLane]) {
+  const auto* from = reinterpret_cast<const Element*>(rows) + row * head_dim + lane * kPerLane;
+  const auto pack = Pack<Element, kPerLane>::load(from);
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) out[i] = static_cast<float>(pack.at[i]);
+}
+
+// Sums of a warp over its keys for the heads of one pass.
+template <int kPerLane>
+struct Sums {
+  float values[kHeadsAtOnce][kPerLane] = {};
+  float largest[kHeadsAtOnce];
+  float weight[kHeadsAtOnce] = {};
+};
+
+template <typename Element, int kPerLane>
+__device__ void add_key(const Problem& p, const KeyRows& rows, int64_t row, int lane,
+                        const float (&q)[kHeadsAtOnce][kPerLane], int heads, Sums<kPerLane>& sums) {
+  float key[kPerLane];
+  float value[kPerLane];
+  read_row<Element>(rows.keys, row, p.head_dim, lane, key);
+  read_row<Element>(rows.values, row, p.head_dim, lane, value);
+  const float key_scale = rows.key_scales == nullptr ? 1.0f : rows.key_scales[row];
+  const float value_scale = rows.value_scales == nullptr ? 1.0f : rows.value_scales[row];
+#pragma unroll
+  for (int h = 0; h < kHeadsAtOnce; ++h) {
+    if (h >= heads) break;
+    float score = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) score += q[h][i] * key[i];
+    score = cuda::warp_sum(score) * key_scale;
+    const float largest = fmaxf(sums.largest[h], score);
+    const float before = exp2f(sums.largest[h] - largest);
+    const float now = exp2f(score - largest);
+    sums.largest[h] = largest;
+    sums.weight[h] = sums.weight[h] * before + now;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      sums.values[h][i] = sums.values[h][i] * before + now * value_scale * value[i];
+    }
+  }
+}
+
+// The warps' sums of one head joined in shared memory and written to the part's slot.
+template <int kPerLane>
+__device__ void join_warps(const Problem& p, const Sums<kPerLane>& sums, int h, int warp, int lane,
+                           float* to) {
+  __shared__ float largest[kWarps];
+  __shared__ float weight[kWarps];
+  __shared__ float values[kWarps][cuda::kWarpSize * kPerLane];
+  __syncthreads();
+  if (lane == 0) {
+    largest[warp] = sums.largest[h];
+    weight[warp] = sums.weight[h];
+  }
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) values[warp][lane * kPerLane + i] = sums.values[h][i];
+  __syncthreads();
+  float all = largest[0];
+  for (int w = 1; w < kWarps; ++w) all = fmaxf(all, largest[w]);
+  for (int c = static_cast<int>(threadIdx.x); c < p.head_dim + 1; c += kThreads) {
+    float sum = 0;
+    for (int w = 0; w < kWarps; ++w) {
+      const float factor = largest[w] == -INFINITY ? 0.0f : exp2f(largest[w] - all);
+      sum += factor * (c < p.head_dim ? values[w][c] : weight[w]);
+    }
+    to[c < p.head_dim ? c : p.head_dim + 1] = sum;
+  }
+  if (threadIdx.x == 0) to[p.head_dim] = all;
+}
+
+template <typename Q, typename Element, int kPerLane>
+__global__ void __launch_bounds__(kThreads) parts_kernel(const Problem p, const Q* q) {
+  const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
+  const int64_t token = blockIdx.x / p.kv_heads;
+  const int kv_head = static_cast<int>(blockIdx.x % p.kv_heads);
+  const int group = p.heads / p.kv_heads;
+  const int part = static_cast<int>(blockIdx.y);
+  const int64_t sinks = p.visible.sinks.capacity;
+  const int64_t begin = p.visible.begin(token);
+  const int64_t count = sinks + p.visible.end(token) - begin;
+  const int64_t first = count * part / p.parts;
+  const int64_t last = count * (part + 1) / p.parts;
+  for (int head = 0; head < group; head += kHeadsAtOnce) {
+    const int heads = min(kHeadsAtOnce, group - head);
+    float rows[kHeadsAtOnce][kPerLane];
+    Sums<kPerLane> sums;
+#pragma unroll
+    for (int h = 0; h < kHeadsAtOnce; ++h) {
+      sums.largest[h] = -INFINITY;
+      const int own = kv_head * group + head + min(h, heads - 1);
+      const Q* from = q + (token * p.heads + own) * p.head_dim + lane * kPerLane;
+#pragma unroll
+      for (int i = 0; i < kPerLane; ++i) rows[h][i] = cuda::to_float(from[i]) * p.scale_log2;
+    }
+    for (int64_t key = first + warp; key < last; key += kWarps) {
+      const bool sink = key < sinks;
+      const KeyRows& source = sink ? p.visible.sinks : p.visible.ring;
+      const int64_t row = sink ? key : (begin + key - sinks) % source.capacity;
+      add_key<Element>(p, source, kv_head * source.capacity + row, lane, rows, heads, sums);
+    }
+#pragma unroll
+    for (int h = 0; h < kHeadsAtOnce; ++h) {
+      if (h < heads) {
+        join_warps(p, sums, h, warp, lane, p.slot(token, kv_head * group + head + h, part));
+      }
+    }
+  }
+}
+
+// One warp for each query head: the weighted mean over its parts.
+template <typename O>
+__global__ void __launch_bounds__(kThreads) join_parts_kernel(const Problem p, O* o) {
+  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
+  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / cuda::kWarpSize;
+  if (row >= p.tokens * p.heads) return;
+  const float* parts = p.slot(row / p.heads, static_cast<int>(row % p.heads), 0);
+  const int stride = p.head_dim + 2;
+  float largest = -INFINITY;
+  for (int i = 0; i < p.parts; ++i) largest = fmaxf(largest, parts[i * stride + p.head_dim]);
+  float weight = 0;
+  for (int i = 0; i < p.parts; ++i) {
+    weight += exp2f(parts[i * stride + p.head_dim] - largest) * parts[i * stride + p.head_dim + 1];
+  }
+  for (int c = lane; c < p.head_dim; c += cuda::kWarpSize) {
+    float sum = 0;
+    for (int i = 0; i < p.parts; ++i) {
+      sum += exp2f(parts[i * stride + p.head_dim] - largest) * parts[i * stride + c];
+    }
+    o[row * p.head_dim + c] = cuda::from_float<O>(sum / weight);
+  }
+}
+
+// How many parts the keys of the longest query are cut into.
+int count_parts(const SoftmaxAttentionArgs& args, int64_t kv_heads) {
+  const int64_t tokens = args.q.shape()[0];
+  int64_t keys = args.sink_keys.defined() ? args.sink_keys.shape()[1] : 0;
+  if (args.keys.defined()) {
+    const int64_t seen = args.first_position + tokens;
+    keys += args.window_size > 0 ? std::min(args.window_size, seen) : seen;
+  }
+  const int64_t wanted = cuda::ceil_divide(kBlocksWanted, tokens * kv_heads);
+  return static_cast<int>(std::clamp<int64_t>(keys / kMinPart, 1, wanted));
+}
+
+template <typename Q, typename Element>
+void launch(Context& context, const SoftmaxAttentionArgs& args, const Problem& p) {
+  const dim3 blocks(static_cast<unsigned>(p.tokens * p.kv_heads), static_cast<unsigned>(p.parts));
+  const cudaStream_t stream = cuda::stream_of(context);
+  const auto* q = reinterpret_cast<const Q*>(args.q.data());
+  const auto run = [&]<int kPerLane>() {
+    parts_kernel<Q, Element, kPerLane><<<blocks, kThreads, 0, stream>>>(p, q);
+  };
+  switch (p.head_dim) {
+    case 32: run.template operator()<1>(); break;
+    case 64: run.template operator()<2>(); break;
+    case 128: run.template operator()<4>(); break;
+    default:
+      fail(ErrorKind::kUsage,
+           "softmax_attention: head_dim on a CUDA device: expected 32, 64 or "
+           "128, got {}",
+           p.head_dim);
+  }
+  cuda::check_launch("softmax_attention");
+  const auto joins = static_cast<unsigned>(cuda::ceil_divide(p.tokens * p.heads, kWarps));
+  join_parts_kernel<<<joins, kThreads, 0, stream>>>(p, reinterpret_cast<Q*>(args.o.data()));
+  cuda::check_launch("softmax_attention: joining parts");
+}
+
+}  // namespace
+
+void softmax_attention_cuda(Context& context, const SoftmaxAttentionArgs& args) {
+  if (prefill_tiles_fit(args)) return softmax_attention_prefill_tiles(context, args);
+  const Arena::Scope scope(context.arena());
+  const Shape& q = args.q.shape();
+  const Shape& keys = args.keys.defined() ? args.keys.shape() : args.sink_keys.shape();
+  Problem p{visible_keys(args),     q[0],
+            static_cast<int>(q[1]), static_cast<int>(keys[0]),
+            static_cast<int>(q[2]), count_parts(args, keys[0]),
+            args.scale * kLog2E,    nullptr};
+  p.partial = context.arena().allocate<float>(p.tokens * p.heads * p.parts * (p.head_dim + 2));
+  const DType cache = args.keys.defined() ? args.keys.dtype() : args.sink_keys.dtype();
+  cuda::with_activation(args.q.dtype(), [&](auto type) {
+    using Q = decltype(type);
+    switch (cache) {
+      case DType::kF32: return launch<Q, float>(context, args, p);
+      case DType::kF16: return launch<Q, __half>(context, args, p);
+      case DType::kBF16: return launch<Q, __nv_bfloat16>(context, args, p);
+      default: return launch<Q, signed char>(context, args, p);
+    }
+  });
+}
+
+}  // namespace spb::ops
