@@ -60,6 +60,11 @@ void ModelOptions::add_to(CLI::App& command) {
       ->check(CLI::IsMember({"exact-int", "reference", "report"}))
       ->capture_default_str();
   command
+      .add_option("--k-site", site_k,
+                  "another k than the model's: ffn_in=4.5,query=off,0-3:all=6 (off: no spikes)")
+      ->group(spiking)
+      ->type_name("[LAYERS:]SITE=K,..");
+  command
       .add_flag("--event-driven", event_driven,
                 "keep weights by input channel too: reads only those of firing channels where that "
                 "pays; twice the memory")
@@ -77,6 +82,7 @@ model::LoadOptions ModelOptions::load_options() const {
   if (experts == "map") options.experts = model::Residency::kMapped;
   if (profile == "reference") options.profile = model::SpikeProfile::kReference;
   if (profile == "report") options.profile = model::SpikeProfile::kReport;
+  options.site_k = model::parse_site_rules(site_k, "--k-site");
   options.event_driven = event_driven;
   return options;
 }

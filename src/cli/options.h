@@ -12,19 +12,20 @@
 
 namespace spb::cli {
 
-// MODEL, --threads, --no-repack, --experts, --profile, --event-driven, --verify-spikes.
+// MODEL, --threads, --no-repack, --experts, --profile, --k-site, --event-driven, --verify-spikes.
 struct ModelOptions {
   std::string path;
   int threads = 0;
   bool no_repack = false;
   std::string experts = "auto";
   std::string profile = "exact-int";
+  std::string site_k;
   bool event_driven = false;
   bool verify_spikes = false;
 
   void add_to(CLI::App& command);
   model::LoadOptions load_options() const;
-  model::ForwardHooks hooks() const { return {nullptr, verify_spikes}; }
+  model::ForwardHooks hooks() const { return {nullptr, verify_spikes, nullptr}; }
 };
 
 // --context, --chunk, --cache-type.

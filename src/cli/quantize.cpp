@@ -20,6 +20,7 @@ struct QuantizeOptions {
   std::string output;
   bool spike = false;
   double k = 3.0;
+  std::string site_k;
   std::string calibration;
   int64_t texts = 128;
   int64_t text_tokens = 256;
@@ -75,7 +76,8 @@ void run_quantize(const QuantizeOptions& options) {
   settings.overwrite = options.force;
   std::optional<Progress> calibration;
   if (options.spike) {
-    settings.spikes = convert::SpikeSettings{options.k, calibration_texts(options)};
+    settings.spikes = convert::SpikeSettings{options.k, calibration_texts(options),
+                                             model::parse_site_rules(options.site_k, "--k-site")};
     settings.calibration_progress = [&](int64_t done, int64_t total) {
       if (!calibration) calibration.emplace("calibrating", total, "texts");
       calibration->update(done);
@@ -110,6 +112,11 @@ void add_quantize(CLI::App& app) {
                     "W8ASpike: 8-bit codes for projections, spike counts for their inputs");
   command->add_option("--k", options->k, "threshold = mean |x| / k: larger fires more")
       ->capture_default_str();
+  command
+      ->add_option("--k-site", options->site_k,
+                   "k of single places instead, later ones first: ffn_in=4.5,0-3:all=6; off leaves "
+                   "a site without spikes and codes")
+      ->type_name("[LAYERS:]SITE=K,..");
   command->add_option("--calibration", options->calibration,
                       "text file; scales are searched for the least error of the outputs on its "
                       "paragraphs (without it, of the weights)");

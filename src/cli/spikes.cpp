@@ -12,6 +12,7 @@
 #include "cli/spikes_data.h"
 #include "cli/spikes_pictures.h"
 #include "cli/spikes_run.h"
+#include "cli/spikes_split.h"
 #include "cli/spikes_tables.h"
 #include "core/error.h"
 #include "io/atomic_file.h"
@@ -43,6 +44,9 @@ struct SpikesOptions {
   std::string html;
   std::string events;
   std::string nir;
+  std::vector<std::string> split;
+  std::string split_csv;
+  std::string float_model;
 
   bool pictures() const { return !svg.empty() || !html.empty(); }
 };
@@ -114,6 +118,16 @@ class Reading {
       report.sweep.push_back(k == report.run.k ? report.run : run_with(k, nullptr));
     }
     return report;
+  }
+
+  // After run().
+  std::optional<SpikeSplit> split() {
+    SplitRequest request;
+    request.float_model = options_.float_model;
+    parse_split(options_.split, request);
+    if (!request.wanted()) return std::nullopt;
+    return run_split(context_, options_.model.path, options_.model.load_options(), text_,
+                     settings_.state, request, stop_);
   }
 
  private:
@@ -202,8 +216,13 @@ class EventTap {
 };
 
 void write_pictures(const SpikesOptions& options, const SpikesReport& report,
-                    const view::Raster& raster) {
-  const std::vector<NamedPicture> pictures = draw_pictures(report, raster);
+                    const view::Raster& raster, const std::optional<SpikeSplit>& split) {
+  std::vector<NamedPicture> pictures = draw_pictures(report, raster);
+  std::vector<view::Table> tables;
+  if (split) {
+    tables = split_tables(*split);
+    if (auto picture = split_picture(*split)) pictures.push_back(std::move(*picture));
+  }
   if (!options.svg.empty()) {
     std::error_code error;
     std::filesystem::create_directories(options.svg, error);
@@ -211,7 +230,7 @@ void write_pictures(const SpikesOptions& options, const SpikesReport& report,
       write_text((std::filesystem::path(options.svg) / picture.file).string(), picture.svg.str());
     }
   }
-  if (!options.html.empty()) write_text(options.html, html_report(report, pictures));
+  if (!options.html.empty()) write_text(options.html, html_report(report, pictures, tables));
 }
 
 void spikes(const SpikesOptions& options) {
@@ -231,13 +250,41 @@ void spikes(const SpikesOptions& options) {
   if (!options.events.empty() || !options.nir.empty()) reading.add_tap(std::ref(events));
   const SpikesReport report = reading.run(ks);
   events.finish();
-  if (options.pictures()) write_pictures(options, report, raster.raster());
+  const std::optional<SpikeSplit> split = reading.split();
+  if (options.pictures()) write_pictures(options, report, raster.raster(), split);
   if (!options.csv.empty()) write_text(options.csv, to_csv(report, grouping_of(options)));
+  if (!options.split_csv.empty() && split) write_text(options.split_csv, to_csv(*split));
   if (options.json) {
-    fmt::print("{}\n", to_json(report, grouping_of(options)).dump());
-  } else {
-    print_report(report, options);
+    nlohmann::json out = to_json(report, grouping_of(options));
+    if (split) out["split"] = to_json(*split);
+    fmt::print("{}\n", out.dump());
+    return;
   }
+  print_report(report, options);
+  if (!split) return;
+  for (const view::Table& table : split_tables(*split)) print_table(table);
+}
+
+void add_split_options(CLI::App& command, SpikesOptions& options) {
+  const char* group = "Where perplexity is lost";
+  CLI::Option* split =
+      command
+          .add_option("--split", options.split,
+                      "read the text again with parts silenced: two readings for each site or "
+                      "layer, one for each cell (a site of a layer)")
+          ->group(group)
+          ->delimiter(',')
+          ->check(CLI::IsMember({"site", "layer", "cell"}));
+  command
+      .add_option("--float", options.float_model,
+                  "the model before its weights became codes: what the codes cost")
+      ->group(group)
+      ->needs(split)
+      ->type_name("MODEL");
+  command.add_option("--split-csv", options.split_csv, "every reading of the split")
+      ->group(group)
+      ->needs(split)
+      ->type_name("FILE");
 }
 
 void add_picture_options(CLI::App& command, SpikesOptions& options) {
@@ -298,12 +345,14 @@ void add_spikes(CLI::App& app) {
       ->type_name("FILE");
   command->add_option("--nir", options->nir, "the same as NIR data (a build with HDF5)")
       ->type_name("FILE");
+  add_split_options(*command, *options);
   add_picture_options(*command, *options);
   command->footer(
       "Examples:\n"
       "  spb spikes spiking.gguf --text book.txt\n"
       "  spb spikes spiking.gguf --text book.txt --k 2,2.5,3,3.5,4 --csv sweep.csv\n"
-      "  spb spikes spiking.gguf --text book.txt --html report.html --raster 12:ffn_in");
+      "  spb spikes spiking.gguf --text book.txt --html report.html --raster 12:ffn_in\n"
+      "  spb spikes spiking.gguf --text book.txt --split site,layer --float model.gguf");
   command->callback([options] { spikes(*options); });
 }
 

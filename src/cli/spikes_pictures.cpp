@@ -119,7 +119,8 @@ std::vector<NamedPicture> draw_pictures(const SpikesReport& report, const view::
   return pictures;
 }
 
-std::string html_report(const SpikesReport& report, const std::vector<NamedPicture>& pictures) {
+std::string html_report(const SpikesReport& report, const std::vector<NamedPicture>& pictures,
+                        const std::vector<view::Table>& split) {
   const spike::SiteStatistics& all = report.run.statistics;
   view::HtmlPage page("Spikes of " + report.model);
   page.paragraph(summary(report));
@@ -129,6 +130,8 @@ std::string html_report(const SpikesReport& report, const std::vector<NamedPictu
     page.picture(picture.svg);
     if (picture.file == "sweep.svg") page.table(sweep_table(report.sweep));
   }
+  if (!split.empty()) page.heading("Where perplexity is lost");
+  for (const view::Table& table : split) page.table(table);
   page.heading("Figures");
   spike::SiteStatistics sites = group_by(all, {false, true, false});
   sites[{-1, "", ""}] = pool_all(all);

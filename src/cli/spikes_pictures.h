@@ -7,6 +7,7 @@
 
 #include "cli/spikes_run.h"
 #include "view/pictures.h"
+#include "view/table.h"
 
 namespace spb::cli {
 
@@ -51,6 +52,8 @@ struct NamedPicture {
 
 std::vector<NamedPicture> draw_pictures(const SpikesReport& report, const view::Raster& raster);
 
-std::string html_report(const SpikesReport& report, const std::vector<NamedPicture>& pictures);
+// `split`: tables of the split, if there is one.
+std::string html_report(const SpikesReport& report, const std::vector<NamedPicture>& pictures,
+                        const std::vector<view::Table>& split);
 
 }  // namespace spb::cli

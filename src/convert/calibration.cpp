@@ -4,14 +4,16 @@
 
 #include "core/error.h"
 #include "model/forward.h"
+#include "spike/threshold/spike_values.h"
 
 namespace spb::convert {
 namespace {
 
-// Sums x^2 by channel, in double: texts are long.
+// Sums the squares of what projections would read, by channel and in double: texts are long.
 class EnergySums : public model::ActivityObserver {
  public:
-  explicit EnergySums(int64_t layers) : sites_(static_cast<size_t>(layers)) {}
+  EnergySums(Context& context, const model::SpikeConfig& spikes, int64_t layers)
+      : context_(context), spikes_(spikes), sites_(static_cast<size_t>(layers)) {}
 
   struct Sum {
     std::vector<double> squares;
@@ -23,8 +25,12 @@ class EnergySums : public model::ActivityObserver {
   }
 
   void on_activations(int64_t layer, model::Site site, ConstTensorView x) override {
+    const double k = spikes_.at(layer, site);
+    if (k == 0) return;
     Sum& sum = sites_[static_cast<size_t>(layer)][static_cast<size_t>(site)];
     const auto channels = static_cast<size_t>(x.shape().last());
+    const Arena::Scope scope(context_.arena());
+    x = fired(x, k);
     sum.squares.resize(channels);
     for (int64_t row = 0; row < x.shape()[0]; ++row) {
       const float* values = x.row_as<float>(row);
@@ -37,6 +43,19 @@ class EnergySums : public model::ActivityObserver {
   void on_spikes(int64_t, model::Site, const spike::SpikeCounts&) override {}
 
  private:
+  ConstTensorView fired(ConstTensorView x, double k) {
+    Arena& arena = context_.arena();
+    spike::SpikeCounts counts;
+    counts.core = arena.tensor(DType::kI8, x.shape());
+    counts.thresholds = arena.tensor(Shape{x.shape()[0]});
+    const TensorView values = arena.tensor(x.shape());
+    spike::spike_threshold(context_, {x, {.k = k}, &counts});
+    spike::spike_values(context_, counts, values);
+    return values;
+  }
+
+  Context& context_;
+  const model::SpikeConfig& spikes_;
   std::vector<std::array<Sum, model::kSites>> sites_;
 };
 
@@ -46,13 +65,12 @@ void run_text(Context& context, const model::Model& model, std::span<const int32
   const auto total = static_cast<int64_t>(tokens.size());
   check(total > 0, "calibration: expected texts with at least one token");
   model::SequenceState state(model, {total, kChunk, DType::kF32});
-  const model::ForwardHooks hooks{&sums, false};
+  const model::ForwardHooks hooks{&sums};
   for (int64_t first = 0; first < total; first += kChunk) {
     const auto count = static_cast<size_t>(std::min(kChunk, total - first));
-    Tensor logits(DType::kF32, Shape{static_cast<int64_t>(count), model.config().vocab_size});
     const model::SequenceSlice slice{tokens.subspan(static_cast<size_t>(first), count), &state,
                                      model::Logits::kAll};
-    model::forward(context, model, {&slice, 1}, logits, hooks);
+    model::forward(context, model, {&slice, 1}, {}, hooks);
   }
 }
 
@@ -64,11 +82,11 @@ ConstTensorView Importance::at(int64_t layer, model::Site site) const {
   return mean.defined() ? ConstTensorView(mean) : ConstTensorView();
 }
 
-Importance calibrate(Context& context, const model::Model& model,
+Importance calibrate(Context& context, const model::Model& model, const model::SpikeConfig& spikes,
                      std::span<const std::vector<int32_t>> texts,
                      const ProgressFunction& progress) {
   const int64_t layers = model.config().num_layers();
-  EnergySums sums(layers);
+  EnergySums sums(context, spikes, layers);
   for (size_t i = 0; i < texts.size(); ++i) {
     run_text(context, model, texts[i], sums);
     if (progress) progress(static_cast<int64_t>(i + 1), static_cast<int64_t>(texts.size()));

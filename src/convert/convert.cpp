@@ -99,10 +99,10 @@ bool is_spike_tensor(model::TensorUse use) {
 }
 
 Importance measure_importance(Context& context, const std::string& source,
-                              const ConvertSettings& settings) {
+                              const model::SpikeConfig& spikes, const ConvertSettings& settings) {
   if (settings.spikes->texts.empty()) return {};
   const auto model = model::Model::load(context, source);
-  return calibrate(context, *model, settings.spikes->texts, settings.calibration_progress);
+  return calibrate(context, *model, spikes, settings.spikes->texts, settings.calibration_progress);
 }
 
 class Writer {
@@ -149,6 +149,24 @@ class Writer {
   std::vector<io::GgufTensorPlan> plans_;
 };
 
+// Codes cannot become floats again: their matrix has lost what the codes have not.
+model::SpikeConfig target_spikes(const std::string& source, const model::ModelConfig& config,
+                                 const ConvertSettings& settings) {
+  if (!settings.spikes) return *config.spikes;
+  model::SpikeConfig spikes{settings.spikes->k};
+  apply_rules(settings.spikes->site_k, config.num_layers(), spikes);
+  if (!config.spikes) return spikes;
+  for (const model::Site site :
+       {model::Site::kMixerInput, model::Site::kMixerOutput, model::Site::kFeedForwardInput}) {
+    for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
+      check(spikes.at(layer, site) > 0 || config.spikes->at(layer, site) == 0,
+            "{}: layer {}, site {}: expected a model without codes to leave a site out", source,
+            layer, name(site));
+    }
+  }
+  return spikes;
+}
+
 // What is to be written: the source as it is, upcycled, or as spikes.
 class Target {
  public:
@@ -162,9 +180,9 @@ class Target {
       upcycling_.emplace(config_, weights_, *settings.upcycle);
       use(*upcycling_);
     } else if (settings.spikes || config_.spikes) {
-      if (settings.spikes) importance_ = measure_importance(context, source, settings);
-      const double k = settings.spikes ? settings.spikes->k : config_.spikes->k;
-      spikes_.emplace(context, config_, weights_, k, importance_);
+      const model::SpikeConfig spikes = target_spikes(source, config_, settings);
+      if (settings.spikes) importance_ = measure_importance(context, source, spikes, settings);
+      spikes_.emplace(context, config_, weights_, spikes, importance_);
       use(*spikes_);
     }
   }

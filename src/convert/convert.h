@@ -23,6 +23,8 @@ using ProgressFunction = std::function<void(int64_t done, int64_t total)>;
 struct SpikeSettings {
   double k = 3.0;
   std::vector<std::vector<int32_t>> texts;  // tokens to calibrate on; none: all channels alike
+  // Instead of k at these places; where it is 0, weights stay as matrices without spikes are.
+  std::vector<model::SiteRule> site_k = {};
 };
 
 struct ConvertSettings {

@@ -63,10 +63,10 @@ struct SpikeWeights::Matrix {
 };
 
 SpikeWeights::SpikeWeights(Context& context, const model::ModelConfig& source,
-                           const model::ModelWeights& weights, double k,
+                           const model::ModelWeights& weights, const model::SpikeConfig& spikes,
                            const Importance& importance)
     : context_(context), config_(source), weights_(weights), importance_(importance) {
-  config_.spikes = model::SpikeConfig{k};
+  config_.spikes = spikes;
   config_.architecture = "spikingbrain";
   if (config_.gate_low_rank > 0 && !config_.tied_gate) merge_gates(source);
   check_config(config_, "spike weights");

@@ -21,7 +21,8 @@ class SpikeWeights {
  public:
   // `weights` and `importance` must live until the file is written.
   SpikeWeights(Context& context, const model::ModelConfig& source,
-               const model::ModelWeights& weights, double k, const Importance& importance);
+               const model::ModelWeights& weights, const model::SpikeConfig& spikes,
+               const Importance& importance);
 
   const model::ModelConfig& config() const { return config_; }
   model::ModelWeights& weights() { return weights_; }

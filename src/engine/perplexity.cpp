@@ -20,6 +20,7 @@ void add_losses(ConstTensorView logits, std::span<const int32_t> targets, Perple
     sum.negative_log_likelihood += loss;
     sum.squares += loss * loss;
     ++sum.predictions;
+    sum.losses.push_back(static_cast<float>(loss));
   }
 }
 
@@ -34,6 +35,22 @@ double Perplexity::standard_error() const {
   const double mean = negative_log_likelihood / n;
   const double variance = std::max(0.0, squares / n - mean * mean);
   return value() * std::sqrt(variance / n);
+}
+
+PerplexityChange compare(const Perplexity& with, const Perplexity& without) {
+  check(with.losses.size() == without.losses.size() && !with.losses.empty(),
+        "perplexity: predictions: expected {}, got {}", without.losses.size(), with.losses.size());
+  double sum = 0;
+  double squares = 0;
+  for (size_t i = 0; i < with.losses.size(); ++i) {
+    const double difference = static_cast<double>(with.losses[i]) - without.losses[i];
+    sum += difference;
+    squares += difference * difference;
+  }
+  const auto n = static_cast<double>(with.losses.size());
+  const double mean = sum / n;
+  const double variance = std::max(0.0, squares / n - mean * mean);
+  return {std::expm1(mean), std::exp(mean) * std::sqrt(variance / n)};
 }
 
 std::vector<TextChunk> text_chunks(int64_t total, int64_t window, int64_t max_chunk) {

@@ -25,7 +25,17 @@ struct Perplexity {
   double value() const;
   double standard_error() const;  // of value(), from the spread of the single predictions
   double squares = 0;             // sum of squared single losses
+  std::vector<float> losses;      // of the single predictions, in order
 };
+
+// How much larger one perplexity is than another of the same text, in parts of the other. Losses
+// are compared prediction by prediction, so what both find hard does not count: the error is far
+// smaller than those of the two values. Usage error unless both have as many predictions.
+struct PerplexityChange {
+  double value = 0;  // with / without - 1
+  double standard_error = 0;
+};
+PerplexityChange compare(const Perplexity& with, const Perplexity& without);
 
 // Tokens [first, first + count) of the text, which go through the model in one call.
 struct TextChunk {

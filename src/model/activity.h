@@ -2,27 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <string_view>
 
 #include "core/tensor_view.h"
+#include "model/spike_config.h"
 #include "spike/threshold/threshold.h"
 
 namespace spb::model {
-
-// Where activations enter matrix products, and can become spikes.
-enum class Site {
-  kMixerInput,         // queries, keys, values and gate
-  kMixerOutput,        // output projection
-  kQuery,              // queries of softmax mixers after RoPE; a row is one head of one token
-  kFeedForwardInput,   // gate and up
-  kFeedForwardOutput,  // down
-  kKey,                // keys and values of softmax mixers: never spikes, but rounded to 8 bits
-  kValue,
-};
-inline constexpr int kSites = 7;
-
-// "mixer_in", "mixer_out", "query", "ffn_in", "ffn_out", "key", "value"
-std::string_view name(Site site);
 
 // Called during forward() by the thread that called it, in the order of the layers. Rows are in the
 // order of the tokens of the call; of the last layer's later sites only those whose logits are
@@ -35,11 +20,30 @@ class ActivityObserver {
   virtual void on_spikes(int64_t layer, Site site, const spike::SpikeCounts& counts) = 0;
 };
 
+// What the router of a layer decided. Valid during the call only.
+struct ExpertChoices {
+  ConstTensorView logits;         // [tokens, experts] f32
+  ConstTensorView experts;        // [tokens, k] i32, the most probable first
+  ConstTensorView probabilities;  // [tokens, k] f32: what the experts' outputs are multiplied by
+};
+
+// Called like an ActivityObserver, for every layer that has experts.
+class ExpertObserver {
+ public:
+  virtual ~ExpertObserver() = default;
+  virtual void on_choices(int64_t layer, const ExpertChoices& choices) = 0;
+};
+
 struct ForwardHooks {
   ActivityObserver* observer = nullptr;
   // Every spike product is executed once more as a spike train, with additions alone; an error
   // naming layer and site if a bit differs. Very slow.
   bool verify_spikes = false;
+  // Instead of what the model's config says about spikes. A place can be silenced (k = 0) only
+  // where the model keeps weights for it that are no codes: LoadOptions::float_products. Sink
+  // tokens are read when the model is loaded, with its own config.
+  const SpikeConfig* spikes = nullptr;
+  ExpertObserver* expert_observer = nullptr;
 };
 
 }  // namespace spb::model

@@ -145,7 +145,7 @@ void check_config(const ModelConfig& config, const std::string& source) {
   }
   if (config.layers_with(Mixer::kLinear) > 0) check_linear(config, source);
   if (config.layers_with(FeedForward::kMoe) > 0) check_moe(config, source);
-  if (config.spikes) check_number(source, "spike k", config.spikes->k, 1e-3, 1e6);
+  if (config.spikes) check_spikes(*config.spikes, config.num_layers(), source);
 }
 
 }  // namespace spb::model

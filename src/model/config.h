@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "model/spike_config.h"
 #include "ops/gated_linear_attention/gated_linear_attention.h"
 #include "ops/moe/moe_router.h"
 #include "ops/rope/rope.h"
@@ -63,14 +64,6 @@ struct MoeConfig {
   bool renormalize = false;  // divide the chosen scores by their sum
 
   bool operator==(const MoeConfig&) const = default;
-};
-
-// W8ASpike: the inputs of projections become spike counts, their weights 8-bit codes, keys and
-// values 8-bit numbers. Embeddings, head, norms, recurrent states and routed experts do not.
-struct SpikeConfig {
-  double k = 3.0;  // a channel fires round(x / (mean |x| / k)) times
-
-  bool operator==(const SpikeConfig&) const = default;
 };
 
 struct ModelConfig {

@@ -162,6 +162,8 @@ void read_linear(const io::GgufFile& file, const Keys& keys, ModelConfig& config
   config.gate_logit_normalizer = keys.number_or("linear_attention.gate_logit_normalizer", 16.0);
 }
 
+std::string site_key(Site site) { return fmt::format("spike.k.{}", name(site)); }
+
 void read_spikes(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
   const std::string coding = keys.text("spike.coding").value_or("");
   check_data(coding == "w8aspike", "{}: {}: expected w8aspike, got '{}'", file.path(),
@@ -170,6 +172,14 @@ void read_spikes(const io::GgufFile& file, const Keys& keys, ModelConfig& config
   check_data(group == spike::kScaleGroup, "{}: {}: expected {}, got {}", file.path(),
              keys.full("spike.group_size"), spike::kScaleGroup, group);
   config.spikes = SpikeConfig{keys.number_or("spike.k", 3.0)};
+  for (int i = 0; i < kSpikingSites; ++i) {
+    const std::string key = keys.full(site_key(static_cast<Site>(i)));
+    if (const std::vector<double>* own = file.metadata().get_numbers(key)) {
+      config.spikes->site_k[static_cast<size_t>(i)] = *own;
+    } else if (const auto one = file.metadata().get_number(key)) {
+      config.spikes->site_k[static_cast<size_t>(i)].assign(config.layers.size(), *one);
+    }
+  }
 }
 
 void read_ours(const io::GgufFile& file, const Keys& keys, ModelConfig& config) {
@@ -294,6 +304,10 @@ void write_ours(const ModelConfig& config, const std::string& prefix, io::GgufMe
     metadata.set(prefix + "spike.coding", std::string("w8aspike"));
     metadata.set(prefix + "spike.group_size", spike::kScaleGroup);
     metadata.set(prefix + "spike.k", config.spikes->k);
+    for (int i = 0; i < kSpikingSites; ++i) {
+      const std::vector<double>& own = config.spikes->site_k[static_cast<size_t>(i)];
+      if (!own.empty()) metadata.set(prefix + site_key(static_cast<Site>(i)), io::GgufArray(own));
+    }
   }
   if (config.sink_tokens > 0) metadata.set(prefix + "attention.sink_count", config.sink_tokens);
   metadata.set(prefix + "rope.pairs", config.rope_pairs == ops::RopePairs::kHalf

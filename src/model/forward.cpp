@@ -60,6 +60,7 @@ class TextPass {
     batch.residual = keep_wanted(slices, batch.residual, wanted);
     batch.delta = pass_.rows(wanted, model_.config().hidden_size);
     pass_.finish_layer(model_.config().num_layers() - 1, kept, batch);
+    if (!logits.defined()) return;
     const TensorView normed = pass_.add_and_norm(batch, model_.norm_weight());
     const ops::MatmulTarget target{&model_.head(), {}, logits};
     ops::matmul(context_, {normed, {&target, 1}});
@@ -85,7 +86,8 @@ class TextPass {
   ForwardPass pass_;
 };
 
-void check_slices(const Model& model, std::span<const SequenceSlice> slices, TensorView logits) {
+void check_slices(const Model& model, std::span<const SequenceSlice> slices, TensorView logits,
+                  bool observed) {
   const int64_t vocab = model.config().vocab_size;
   check(!slices.empty(), "forward: slices: expected at least one");
   for (const SequenceSlice& slice : slices) {
@@ -97,8 +99,9 @@ void check_slices(const Model& model, std::span<const SequenceSlice> slices, Ten
     }
   }
   const int64_t wanted = logits_rows(slices);
-  check(wanted == 0 || (logits.defined() && logits.shape() == Shape{wanted, vocab} &&
-                        logits.dtype() == DType::kF32),
+  check(wanted == 0 || (observed && !logits.defined()) ||
+            (logits.defined() && logits.shape() == Shape{wanted, vocab} &&
+             logits.dtype() == DType::kF32),
         "forward: logits: expected f32 [{}, {}], got {}", wanted, vocab,
         logits.shape().to_string());
 }
@@ -113,7 +116,7 @@ int64_t logits_rows(std::span<const SequenceSlice> slices) {
 
 void forward(Context& context, const Model& model, std::span<const SequenceSlice> slices,
              TensorView logits, const ForwardHooks& hooks) {
-  check_slices(model, slices, logits);
+  check_slices(model, slices, logits, hooks.observer != nullptr);
   TextPass(context, model, hooks).run(slices, logits);
   for (const SequenceSlice& slice : slices) {
     slice.state->advance(static_cast<int64_t>(slice.tokens.size()));

@@ -80,6 +80,7 @@ class ForwardPass {
   void verify_spikes(Place place, const spike::SpikeCounts& counts, const Output& output);
   // The counts of x, shown to the observer.
   spike::SpikeCounts fire(Place place, ConstTensorView x);
+  double k_at(Place place) const;  // of a spiking model
 
   TensorView copy(TensorView matrix);
 

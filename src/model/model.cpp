@@ -23,21 +23,26 @@ class LayerBuilder {
         source_(source),
         repack_(options.repack),
         profile_(options.profile),
+        float_products_(options.float_products || options.float_weights ||
+                        options.profile == SpikeProfile::kReference),
+        float_weights_(options.float_weights),
         event_driven_(options.event_driven) {}
 
   void copy_experts(bool copy) { copy_experts_ = copy; }
 
-  Layer build(const LayerConfig& config, const LayerWeights& w) {
+  Layer build(int64_t index, const LayerWeights& w) {
+    const LayerConfig& config = config_.layer(index);
+    index_ = index;
     Layer layer;
     layer.config = config;
     layer.attn_norm = widened(w.attn_norm);
-    layer.q = projection(w.q);
-    layer.k = projection(w.k);
-    layer.v = projection(w.v);
-    layer.o = projection(w.o);
-    layer.gate_down = projection(w.gate_down);
-    layer.gate_up = projection(w.gate_up);
-    layer.gate = projection(w.gate);
+    layer.q = projection(w.q, Site::kMixerInput);
+    layer.k = projection(w.k, Site::kMixerInput);
+    layer.v = projection(w.v, Site::kMixerInput);
+    layer.o = projection(w.o, Site::kMixerOutput);
+    layer.gate_down = projection(w.gate_down, Site::kMixerInput);
+    layer.gate_up = dense(w.gate_up);
+    layer.gate = projection(w.gate, Site::kMixerInput);
     add_head_norms(w, layer);
     layer.mlp_norm = widened(w.mlp_norm);
     layer.dense = network(w.dense);
@@ -60,25 +65,39 @@ class LayerBuilder {
   }
 
  private:
-  Projection projection(const LinearWeights& w) {
-    if (!w.weight.defined()) return {};
-    return w.scales.defined() ? coded(w) : dense(w);
+  // Weights of codes stay their values where the site does not spike, except those of
+  // feed-forward outputs, whose scales are for one profile only.
+  Projection projection(const LinearWeights& w, Site site) {
+    const bool spikes = w.weight.defined() && fires(site);
+    const bool codes = w.scales.defined() && site != Site::kFeedForwardOutput;
+    Projection out = codes || (spikes && !float_weights_) ? coded(w, spikes) : dense(w);
+    out.spikes = spikes;
+    return out;
+  }
+
+  bool fires(Site site) const {
+    if (site == Site::kFeedForwardOutput && profile_ != SpikeProfile::kReport) return false;
+    return config_.spikes && config_.spikes->at(index_, site) > 0;
   }
 
   Projection dense(const LinearWeights& w) {
     Projection out;
     if (!w.weight.defined()) return out;
-    out.weight = prepare(w.weight);
     out.bias = widened(w.bias);
+    if (float_weights_ && !is_float(w.weight.dtype())) {
+      out.dense = widened(w.weight);
+      out.weight = ops::prepare_matmul_weight(context_, out.dense, false);
+    } else {
+      out.weight = prepare(w.weight);
+    }
     return out;
   }
 
-  Projection coded(const LinearWeights& w) {
+  Projection coded(const LinearWeights& w, bool spikes) {
     Projection out;
     out.bias = widened(w.bias);
-    out.spikes = true;
     const ProjectionCodes codes = codes_of(w);
-    if (profile_ == SpikeProfile::kReference) {
+    if (float_products_ || !spikes) {
       out.dense = codes.values(context_);
       out.weight = ops::prepare_matmul_weight(context_, out.dense, false);
     } else {
@@ -103,9 +122,8 @@ class LayerBuilder {
   }
 
   Network network(const NetworkWeights& w) {
-    const bool spiking = config_.spikes && profile_ == SpikeProfile::kReport;
-    return {projection(w.gate), projection(w.up),
-            spiking && w.down.weight.defined() ? coded(w.down) : dense(w.down)};
+    return {projection(w.gate, Site::kFeedForwardInput), projection(w.up, Site::kFeedForwardInput),
+            projection(w.down, Site::kFeedForwardOutput)};
   }
 
   // A branch's weight times its normalized heads is a norm whose weight is multiplied by it.
@@ -148,7 +166,10 @@ class LayerBuilder {
   const io::TensorSource& source_;
   bool repack_;
   SpikeProfile profile_;
+  bool float_products_;
+  bool float_weights_;
   bool event_driven_;
+  int64_t index_ = 0;  // of the layer being built
   bool copy_experts_ = false;
   std::unordered_set<const std::byte*> copied_;
 };
@@ -180,10 +201,14 @@ bool copy_experts(const ModelConfig& config, const ModelWeights& weights, Reside
   return bytes <= available_memory() / 2;
 }
 
-void replace_spike_k(ModelConfig& config, double k) {
+void replace_spikes(ModelConfig& config, const LoadOptions& options) {
+  if (options.float_weights && !config.spikes) config.spikes.emplace();
+  if (!options.spike_k && options.site_k.empty()) return;
   check(config.spikes.has_value(), "model: spike k: expected a spiking model");
+  const double k = options.spike_k.value_or(config.spikes->k);
   check(k >= 1e-3 && k <= 1e6, "model: spike k: expected 0.001 to 1000000, got {}", k);
   config.spikes->k = k;
+  apply_rules(options.site_k, config.num_layers(), *config.spikes);
 }
 
 // From the config, or from the tensor that llama-architecture files carry instead.
@@ -220,11 +245,11 @@ Model::Model(Context& context, ModelConfig config, ModelWeights weights,
       profile_(options.profile),
       weights_(std::move(weights)),
       source_(std::move(source)) {
-  if (options.spike_k) replace_spike_k(config_, *options.spike_k);
+  replace_spikes(config_, options);
   LayerBuilder builder(context, config_, *source_, options);
   builder.copy_experts(copy_experts(config_, weights_, options.experts));
-  for (size_t i = 0; i < config_.layers.size(); ++i) {
-    layers_.push_back(builder.build(config_.layers[i], weights_.layers[i]));
+  for (int64_t i = 0; i < config_.num_layers(); ++i) {
+    layers_.push_back(builder.build(i, weights_.layers[static_cast<size_t>(i)]));
   }
   sink_embeddings_ = widened(weights_.sinks);
   norm_ = widened(weights_.norm);

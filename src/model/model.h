@@ -83,6 +83,12 @@ struct LoadOptions {
   SpikeProfile profile = SpikeProfile::kExactInteger;
   bool event_driven = false;  // also keep weights by input channel, for products of few spikes
   std::optional<double> spike_k = std::nullopt;  // instead of the k of a spiking model
+  std::vector<SiteRule> site_k = {};             // instead of its k at these places
+  // Products as in kReference, at the sites of the profile. ForwardHooks can then silence places.
+  bool float_products = false;
+  // Float products, and weights that are no codes stay what they are, widened to f32. A model
+  // without spikes gets them.
+  bool float_weights = false;
 };
 
 class SequenceState;

@@ -1,5 +1,4 @@
 // Projections whose inputs are spikes.
-#include <array>
 #include <cstring>
 
 #include "core/error.h"
@@ -8,12 +7,6 @@
 #include "spike/threshold/spike_values.h"
 
 namespace spb::model {
-
-std::string_view name(Site site) {
-  static constexpr std::array<std::string_view, kSites> kNames = {
-      "mixer_in", "mixer_out", "query", "ffn_in", "ffn_out", "key", "value"};
-  return kNames.at(static_cast<size_t>(site));
-}
 
 // Adds layer and site to an error.
 template <typename Action>
@@ -33,6 +26,11 @@ void ForwardPass::project(Place place, ConstTensorView x, std::initializer_list<
   }
   const Projection& first = *outputs.begin()->projection;
   if (!first.spikes) return project_dense(x, outputs);
+  if (k_at(place) == 0) {
+    check(first.weight.defined(), "layer {}, site {}: without spikes: expected float products",
+          place.layer, name(place.site));
+    return project_dense(x, outputs);
+  }
   const Arena::Scope scope(arena_);
   const spike::SpikeCounts counts = fire(place, x);
   if (first.codes.defined()) return project_codes(place, counts, outputs);
@@ -45,7 +43,7 @@ spike::SpikeCounts ForwardPass::fire(Place place, ConstTensorView x) {
   spike::SpikeCounts counts;
   counts.core = arena_.tensor(DType::kI8, x.shape());
   counts.thresholds = arena_.tensor(Shape{x.shape()[0]});
-  const spike::ThresholdSettings settings{.k = config_.spikes->k};
+  const spike::ThresholdSettings settings{.k = k_at(place)};
   say_where(place, [&] {
     spike::spike_threshold(context_, {x, settings, &counts, x.shape()[0] == 1});
   });
@@ -53,14 +51,26 @@ spike::SpikeCounts ForwardPass::fire(Place place, ConstTensorView x) {
   return counts;
 }
 
+double ForwardPass::k_at(Place place) const {
+  const SpikeConfig& spikes = hooks_.spikes != nullptr ? *hooks_.spikes : *config_.spikes;
+  return spikes.at(place.layer, place.site);
+}
+
 void ForwardPass::fire_queries(int64_t index, TensorView q) {
+  if (k_at({index, Site::kQuery}) == 0) return;
   const Arena::Scope scope(arena_);
   const TensorView per_head = q.reshaped(Shape{q.shape()[0] * config_.num_heads, config_.head_dim});
   spike::spike_values(context_, fire({index, Site::kQuery}, per_head), per_head);
 }
 
 void ForwardPass::round_heads(Place place, TensorView heads, DType cache) {
-  if (cache == DType::kI8) return;
+  const bool codes = cache == DType::kI8;
+  if (k_at(place) == 0) {
+    check(!codes, "layer {}, site {}: without rounding: expected a cache of floats, got i8",
+          place.layer, name(place.site));
+    return;
+  }
+  if (codes) return;
   const int64_t rows = heads.shape().elements() / config_.head_dim;
   say_where(place, [&] {
     spike::int8_rows(context_, heads.reshaped(Shape{rows, config_.head_dim}));

@@ -99,8 +99,8 @@ class LayerVisitor {
     if (layer_.feed_forward == FeedForward::kMoe) return experts();
     const int64_t c = config_.hidden_size;
     const int64_t f = config_.intermediate_size;
-    coded(kGate, f, c, w_.dense.gate);
-    coded(kUp, f, c, w_.dense.up);
+    coded(kGate, Site::kFeedForwardInput, f, c, w_.dense.gate);
+    coded(kUp, Site::kFeedForwardInput, f, c, w_.dense.up);
     down(kDown, f, w_.dense.down);
   }
 
@@ -109,21 +109,21 @@ class LayerVisitor {
     const int64_t c = config_.hidden_size;
     const int64_t q = config_.query_size();
     const int64_t kv = config_.kv_size();
-    coded(kQuery, q, c, w_.q);
-    coded(kKey, kv, c, w_.k);
-    coded(kValue, kv, c, w_.v);
+    coded(kQuery, Site::kMixerInput, q, c, w_.q);
+    coded(kKey, Site::kMixerInput, kv, c, w_.k);
+    coded(kValue, Site::kMixerInput, kv, c, w_.v);
     if (config_.qkv_bias) {
       vector("attn_q.bias", q, w_.q.bias);
       vector("attn_k.bias", kv, w_.k.bias);
       vector("attn_v.bias", kv, w_.v.bias);
     }
-    coded(kOutput, c, q, w_.o);
+    coded(kOutput, Site::kMixerOutput, c, q, w_.o);
   }
 
   void gate() {
     const int64_t rank = config_.gate_low_rank;
     if (rank == 0) {
-      coded(kDecay, config_.kv_size(), config_.hidden_size, w_.gate);
+      coded(kDecay, Site::kMixerInput, config_.kv_size(), config_.hidden_size, w_.gate);
       vector("attn_gate.bias", config_.kv_size(), w_.gate.bias);
       return;
     }
@@ -155,17 +155,19 @@ class LayerVisitor {
     visit("ffn_down_exps.weight", TensorUse::kExperts, Shape{n, c, f}, w_.experts.down.weight);
     const int64_t shared = config_.shared_size();
     if (shared == 0) return;
-    coded(kSharedGate, shared, c, w_.shared.gate);
-    coded(kSharedUp, shared, c, w_.shared.up);
+    coded(kSharedGate, Site::kFeedForwardInput, shared, c, w_.shared.gate);
+    coded(kSharedUp, Site::kFeedForwardInput, shared, c, w_.shared.up);
     down(kSharedDown, shared, w_.shared.down);
   }
 
   void visit(std::string_view role, TensorUse use, const Shape& shape, ConstTensorView& view) {
     visit_({index_, role, use, shape, &view});
   }
-  // A matrix whose input is spikes in a spiking model.
-  void coded(const CodedRoles& roles, int64_t rows, int64_t columns, LinearWeights& linear) {
-    if (!config_.spikes) return matrix(roles.weight, rows, columns, linear.weight);
+  // A matrix whose input is spikes in a spiking model, unless the site is silenced.
+  void coded(const CodedRoles& roles, Site site, int64_t rows, int64_t columns,
+             LinearWeights& linear) {
+    const bool spikes = config_.spikes && config_.spikes->at(index_, site) > 0;
+    if (!spikes) return matrix(roles.weight, rows, columns, linear.weight);
     visit(roles.weight, TensorUse::kCodes, Shape{rows, columns}, linear.weight);
     visit(roles.scales, TensorUse::kScales, scales_shape(rows, columns), linear.scales);
     visit_({index_, roles.residual, TensorUse::kResidual, Shape{0, 3}, &linear.residual, true});
