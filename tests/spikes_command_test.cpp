@@ -12,6 +12,7 @@
 #include "golden/command.h"
 #include "golden/golden_recipe.h"
 #include "model/forward.h"
+#include "model/open_model.h"
 #include "spike/statistics/statistics.h"
 #include "text/tokenizer.h"
 #include "view/spike_events.h"
@@ -270,7 +271,114 @@ TEST_F(SpikesCommandTest, PicturesAndReportAreWritten) {
   }
 }
 
+// The ends of the split are models of their own: the float one, and the spiking one.
+TEST_F(SpikesCommandTest, TheSplitLiesBetweenTheFloatAndTheSpikingModel) {
+  const auto perplexity = [](const std::string& words) {
+    const Outcome outcome = spb("perplexity --json --window 32 -f " + file("text") + " " + words);
+    EXPECT_EQ(outcome.status, 0) << outcome.error;
+    return Json::parse(outcome.out)["perplexity"].get<double>();
+  };
+  const Json shown =
+      json(fmt::format("--window 32 --split site,layer,cell --float {} --split-csv {} --html {}",
+                       file("float.gguf"), file("split.csv"), file("split.html")));
+  const Json& split = shown["split"];
+  ASSERT_EQ(split["causes"].size(), 6u);
+  const auto cause = [&](size_t i) { return split["causes"][i]["alone"]; };
+  EXPECT_EQ(cause(0)["perplexity"], perplexity(file("float.gguf")));
+  EXPECT_EQ(cause(0)["loss"], 0.0);
+  EXPECT_EQ(cause(0)["standard_error"], 0.0);
+  const double all = perplexity(file("spiking.gguf") + " --profile reference --cache-type f16");
+  EXPECT_EQ(cause(5)["perplexity"], all);
+  EXPECT_NEAR(cause(5)["loss"].get<double>(), all / perplexity(file("float.gguf")) - 1, 1e-5);
+  // Layers 0 and 2 are linear: no queries spike there, no keys and values are rounded.
+  EXPECT_EQ(split["sites"].size(), 5u);
+  EXPECT_EQ(split["layers"].size(), 3u);
+  EXPECT_EQ(split["cells"].size(), 11u);
+  const std::string csv = read_text(file("split.csv"));
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 1 + 6 + 2 * 5 + 2 * 3 + 11);
+  EXPECT_NE(read_text(file("split.html")).find("Where spikes cost perplexity"), std::string::npos);
+}
+
+// Layers 0 and 2 have nothing but sites that --k-site silences too.
+TEST_F(SpikesCommandTest, PartsAreModelsWithTheOthersSilenced) {
+  const auto split_of = [](const std::string& words) {
+    return json("--window 32 --split layer " + words)["split"];
+  };
+  const Json whole = split_of("");
+  ASSERT_EQ(whole["causes"].size(), 4u);
+  ASSERT_EQ(whole["layers"].size(), 3u);
+  const auto all = [](const Json& split) { return split["causes"][3]["alone"]["perplexity"]; };
+  EXPECT_EQ(whole["layers"][1]["alone"]["perplexity"],
+            all(split_of("--k-site 0:all=off,2:all=off")));
+  EXPECT_EQ(whole["layers"][0]["rest"]["perplexity"], all(split_of("--k-site 0:all=off")));
+  EXPECT_NE(whole["layers"][0]["alone"], whole["layers"][2]["alone"]);
+}
+
+TEST_F(SpikesCommandTest, EverySiteMayHaveItsOwnK) {
+  EXPECT_EQ(json("--k-site all=3")["figures"], json()["figures"]);
+  const auto share = [](const Json& shown, const char* site) {
+    for (const Json& group : shown["groups"]) {
+      if (group["site"] == site) return group["figures"]["silent_share"].get<double>();
+    }
+    return -1.0;
+  };
+  const Json plain = json("--by site");
+  const Json shown = json("--by site --k-site ffn_in=9,mixer_out=off");
+  EXPECT_LT(share(shown, "ffn_in"), share(plain, "ffn_in"));
+  EXPECT_EQ(share(shown, "mixer_out"), -1);
+  EXPECT_EQ(shown["k"], 3);
+}
+
+// What a file says about its sites is what the options would.
+TEST_F(SpikesCommandTest, AFileKeepsTheKOfItsSites) {
+  const std::string rules = "--k-site query=off,ffn_in=4.5,1:mixer_in=6";
+  const std::string mixed = file("mixed.gguf");
+  const Outcome made = spb(
+      fmt::format("quantize {} --spike --format f32 -o {} {}", file("float.gguf"), mixed, rules));
+  ASSERT_EQ(made.status, 0) << made.error;
+  const auto read = [&](const std::string& model, const std::string& words) {
+    const Outcome outcome =
+        spb(fmt::format("spikes {} --text {} --json --window 16 {}", model, file("text"), words));
+    EXPECT_EQ(outcome.status, 0) << outcome.error;
+    Json shown = Json::parse(outcome.out);
+    shown.erase("model");
+    return shown;
+  };
+  EXPECT_EQ(read(mixed, ""), read(file("spiking.gguf"), rules));
+  const Outcome again = spb(fmt::format("convert {} -o {}", mixed, file("again.gguf")));
+  ASSERT_EQ(again.status, 0) << again.error;
+  EXPECT_EQ(read(file("again.gguf"), ""), read(mixed, ""));
+}
+
+TEST_F(SpikesCommandTest, ASilencedSiteKeepsTheFloatWeights) {
+  const std::string path = file("silenced.gguf");
+  const std::string quantize = fmt::format("quantize --spike --k-site all=off -o {} ", path);
+  ASSERT_EQ(spb(quantize + file("float.gguf")).status, 0);
+  const model::OpenModel opened = model::open_model(path);
+  for (const io::TensorEntry& tensor : opened.source->tensors()) {
+    EXPECT_NE(tensor.view.dtype(), DType::kI8) << tensor.name;
+  }
+  const auto perplexity = [](const std::string& words) {
+    const Outcome outcome = spb("perplexity --json -f " + file("text") + " " + words);
+    EXPECT_EQ(outcome.status, 0) << outcome.error;
+    return Json::parse(outcome.out)["perplexity"].get<double>();
+  };
+  // Keys and values are still rounded.
+  EXPECT_NEAR(perplexity(path) / perplexity(file("float.gguf")), 1, 0.01);
+  const Outcome coded = spb(quantize + " --force " + file("spiking.gguf"));
+  EXPECT_EQ(coded.status, 2);
+  EXPECT_NE(coded.error.find("without codes"), std::string::npos) << coded.error;
+}
+
 TEST_F(SpikesCommandTest, RefusalsNameTheOption) {
+  for (const char* rule : {"ffn_in", "nose=3", "key=3", "ffn_in=0", "ffn_in=x", "3-1:all=3",
+                           "x:all=3", "0:all=nan", "=3"}) {
+    expect_error(fmt::format("--k-site {}", rule), 2, "--k-site");
+  }
+  expect_error("--k-site 0-3:all=3", 2, "layers");
+  expect_error("--split nose", 2, "--split");
+  expect_error("--float " + file("float.gguf"), 2, "--split");
+  expect_error("--split site --float /no/such/model", 1, "/no/such/model");
   expect_error("--k 0", 2, "--k");
   expect_error("--k 3,x", 2, "--k");
   expect_error("--by head", 2, "--by");
