@@ -3,7 +3,7 @@
 # already there.
 #
 #   scripts/install_dependencies.sh --runtime   to build and run spb
-#   scripts/install_dependencies.sh --all       also tests, benchmarks, fuzzers, format check
+#   scripts/install_dependencies.sh --all       also tests, benchmarks, fuzzers, format check, HDF5
 set -euo pipefail
 
 mode=${1:---all}
@@ -11,7 +11,7 @@ packages=(build-essential cmake ninja-build pkg-config ccache libfmt-dev nlohman
   libcli11-dev libpcre2-dev libutf8proc-dev python3 python3-pip)
 case $mode in
   --runtime) ;;
-  --all) packages+=(libgtest-dev libbenchmark-dev git) ;;
+  --all) packages+=(libgtest-dev libbenchmark-dev libhdf5-dev git) ;;
   *)
     echo "usage: scripts/install_dependencies.sh [--runtime | --all]" >&2
     exit 2

@@ -24,7 +24,7 @@ for argument in "$@"; do
   esac
 done
 
-fuzzers=(gguf_fuzz safetensors_fuzz torch_zip_fuzz tokenizer_json_fuzz)
+fuzzers=(gguf_fuzz safetensors_fuzz torch_zip_fuzz tokenizer_json_fuzz spike_events_fuzz)
 fuzz_seconds=60
 passed=0
 failed=0
@@ -56,10 +56,10 @@ count_tests() {
   skipped=$((skipped + idle))
 }
 
-# run_tests PRESET WHAT: configures, builds and runs the tests of a preset.
+# run_tests PRESET WHAT [OPTION...]: configures, builds and runs the tests of a preset.
 run_tests() {
   local preset=$1
-  if ! step "${preset}_configure" "configure ($2)" cmake --preset "$preset" ||
+  if ! step "${preset}_configure" "configure ($2)" cmake --preset "$preset" "${@:3}" ||
     ! step "${preset}_build" "build ($2)" cmake --build "build/$preset"; then
     failed=$((failed + 1))
     return
@@ -120,6 +120,7 @@ check_skeleton() {
 fuzz() {
   local name=$1 corpus=build/corpus/$1 seeds=tests/fixtures/io
   if [ "$name" = tokenizer_json_fuzz ]; then seeds=tests/fixtures/text/smollm2; fi
+  if [ "$name" = spike_events_fuzz ]; then seeds=tests/fixtures/view; fi
   mkdir -p "$corpus"
   "${no_aslr[@]}" "$(find build/fuzz -type f -name "$name" -perm -u+x)" "$corpus" "$seeds" \
     -max_total_time=$fuzz_seconds -timeout=20 -rss_limit_mb=3000 -print_final_stats=1 \
@@ -137,7 +138,7 @@ run_fuzzers() {
     return
   fi
   local i
-  for ((i = 0; i < ${#fuzzers[@]}; i += 2)); do
+  for ((i = 0; i < ${#fuzzers[@]}; i += 2)); do # the last pair may be one
     fuzz_pair "${fuzzers[@]:i:2}"
   done
 }
@@ -202,8 +203,11 @@ if [ "$quick" = false ]; then
   check skeleton "new operator (tools/new_operator)" check_skeleton
   export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_stack_use_after_return=1}
   export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+  # The export of spike events as NIR is built and tested here, where the library is there.
+  hdf5=OFF
+  if pkg-config --exists hdf5; then hdf5=ON; else skip "NIR export: needs libhdf5-dev"; fi
   # The real model would take minutes here and reach no line that small ones do not.
-  SPB_TEST_MODEL='' run_tests asan "ASan, UBSan"
+  SPB_TEST_MODEL='' run_tests asan "ASan, UBSan" "-DSPB_WITH_HDF5=$hdf5"
   run_fuzzers
 fi
 

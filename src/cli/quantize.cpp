@@ -96,6 +96,10 @@ void run_quantize(const QuantizeOptions& options) {
              format_count(model::count_parameters(result.config).total),
              format_bytes(result.bytes));
   if (!result.codes.empty()) print_codes(result, options.report);
+  const int64_t routed = result.config.layers_with(model::FeedForward::kMoe);
+  if (options.spike && routed > 0) {
+    fmt::print("  routed experts of {} layers stay as they are: they do not spike\n", routed);
+  }
 }
 
 }  // namespace

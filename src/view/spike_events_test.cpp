@@ -149,6 +149,23 @@ TEST_F(SpikeEventsTest, TheLayoutIsTheDocumentedOne) {
   EXPECT_EQ(bytes, expected);
 }
 
+// Written by a program that knows the documentation alone.
+TEST_F(SpikeEventsTest, FilesOfOthersAreRead) {
+  SpikeEventReader reader(SPB_SOURCE_DIR "/tests/fixtures/view/two_blocks.events");
+  EXPECT_EQ(reader.model(), "model.gguf");
+  EXPECT_EQ(reader.k(), 2.5);
+  SpikeEvents events;
+  ASSERT_TRUE(reader.next(events));
+  EXPECT_EQ(events.block.site, "query");
+  EXPECT_EQ(events.block.rows_per_token, 2);
+  EXPECT_EQ(events.thresholds, (std::vector<float>{0.5f, 0.25f}));
+  EXPECT_EQ(events.counts, (std::vector<int32_t>{1, -7, 8, -300, 0, 7}));
+  ASSERT_TRUE(reader.next(events));
+  EXPECT_EQ(events.block.layer, 11);
+  EXPECT_EQ(events.counts, (std::vector<int32_t>{0, -1, 70000, 2, -8}));
+  EXPECT_FALSE(reader.next(events));
+}
+
 TEST_F(SpikeEventsTest, EveryShortenedFileIsRefused) {
   Rng rng(6);
   const std::string bytes = write({random_block(rng, 2, 1, 9), random_block(rng, 1, 2, 4)});
