@@ -27,10 +27,14 @@ class SmolLm2Spikes : public testing::Test {
   }
 
   // Perplexity relative to that of the float model.
-  double loss(const model::LoadOptions& options) {
-    const auto model = model::Model::load(context_, spiking_, options);
+  double loss(const model::LoadOptions& options) { return loss(spiking_, options, {}); }
+
+  double loss(const std::string& path, const model::LoadOptions& options,
+              const model::ForwardHooks& hooks) {
+    const auto model = model::Model::load(context_, path, options);
     const auto window = expected_.at("window").get<int64_t>();
-    return engine::measure_perplexity(context_, *model, ids_, window, {window, window, DType::kF16})
+    return engine::measure_perplexity(context_, *model, ids_, window, {window, window, DType::kF16},
+                                      {}, nullptr, hooks)
                .value() /
            expected_.at("perplexity").get<double>();
   }
@@ -42,8 +46,8 @@ class SmolLm2Spikes : public testing::Test {
   std::string spiking_;
 };
 
-// This small a model loses 5 % at k = 3, and 3 % is kept from k = 4.5 on: nearly all of the loss is
-// in the activations, because finer spikes make it vanish while the codes stay (docs/spiking.md).
+// This small a model loses 5 % at k = 3, nearly all of it in the activations (docs/spiking.md). 3 %
+// is kept from k = 4.5 on, or with k = 3 at the mixers where queries stay as they are.
 TEST_F(SmolLm2Spikes, PerplexityStaysNearTheFloatModels) {
   const double coarse = loss({});
   const double fine = loss({.spike_k = 6.0});
@@ -52,6 +56,16 @@ TEST_F(SmolLm2Spikes, PerplexityStaysNearTheFloatModels) {
   EXPECT_LE(fine, 1.03);
   EXPECT_LE(finest, 1.015);
   EXPECT_LT(fine, coarse);
+  EXPECT_LE(loss({.site_k = model::parse_site_rules("query=off,ffn_in=4.5", "")}), 1.03);
+}
+
+// Where nothing spikes and nothing is rounded, float weights are the float model, and codes nearly.
+TEST_F(SmolLm2Spikes, SilencedEverywhereItIsTheFloatModel) {
+  model::SpikeConfig silent;
+  for (std::vector<double>& site : silent.site_k) site.assign(30, 0.0);
+  const model::ForwardHooks hooks{.spikes = &silent};
+  EXPECT_NEAR(loss(*option("SPB_TEST_MODEL"), {.float_weights = true}, hooks), 1.0, 0.005);
+  EXPECT_NEAR(loss(spiking_, {.float_products = true}, hooks), 1.0, 0.01);
 }
 
 TEST_F(SmolLm2Spikes, ProfilesAgreeOnTheModel) {
