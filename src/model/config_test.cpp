@@ -52,6 +52,16 @@ TEST(StateBytes, OfThe7bAreConstantOnceTheWindowIsFull) {
   EXPECT_EQ(at_8k.total(), state_bytes(config, options, 1 << 22).total());
 }
 
+TEST(StateBytes, OfCodesAreAByteForEachNumberAndAScaleForEachHead) {
+  ModelConfig config = preset("spikingbrain-7b");
+  const StateBytes half = state_bytes(config, {.max_chunk = 1}, 8192);
+  EXPECT_EQ(half.window, 14 * 4096 * 2 * 4 * 128 * 2);
+  config.spikes.emplace();
+  const StateBytes codes = state_bytes(config, {.max_chunk = 1}, 8192);
+  EXPECT_EQ(codes.window, 14 * 4096 * 2 * 4 * (128 + 4));
+  EXPECT_EQ(codes.recurrent, half.recurrent);
+}
+
 TEST(CheckConfig, NamesTheFieldThatIsWrong) {
   const std::vector<std::pair<const char*, std::function<void(ModelConfig&)>>> cases = {
       {"hidden size", [](ModelConfig& c) { c.hidden_size = 0; }},

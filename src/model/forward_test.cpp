@@ -148,6 +148,74 @@ TEST(Forward, HalfCachesStayNearExactOnes) {
   expect_close(exact, logits_by_chunks(context, *model, tokens, {64}, half), 3e-2);
 }
 
+// Codes of 8 bits are as far from the numbers as their steps, however the text is cut; a model that
+// does not spike keeps its 16 bits unless asked.
+TEST(Forward, EightBitCachesStayNearExactOnesAndAreNoDefault) {
+  Context context(2);
+  for (const std::optional<Mixer> mixer : {std::optional<Mixer>(), std::optional(Mixer::kFull)}) {
+    ModelConfig config = test_config(mixer);
+    for (const int64_t sinks : {0, 5}) {
+      config.sink_tokens = sinks;
+      const auto model = test_model(context, config);
+      const auto tokens = random_tokens(60, 67, 11);
+      const auto exact = logits_by_chunks(context, *model, tokens, {64});
+      StateOptions codes = kExact;
+      codes.cache_dtype = DType::kI8;
+      const auto whole = logits_by_chunks(context, *model, tokens, {64}, codes);
+      expect_close(exact, whole, 3e-2);
+      expect_close(whole, logits_by_chunks(context, *model, tokens, {40, 1}, codes), 2e-2);
+      EXPECT_EQ(cache_dtype(config, {}), DType::kF16);
+    }
+  }
+}
+
+// Filled instead of read: a state of codes goes on like any other, and a clear one starts again.
+TEST(Forward, StatesOfCodesAreFilledAndCleared) {
+  Context context(1);
+  const auto model = test_model(context, test_config(Mixer::kFull));
+  StateOptions codes = kExact;
+  codes.cache_dtype = DType::kI8;
+  SequenceState state(*model, codes);
+  Tensor logits(DType::kF32, Shape{1, 67});
+  const auto tokens = random_tokens(20, 67, 11);
+  const SequenceSlice slice{tokens, &state, Logits::kLast};
+  forward(context, *model, {&slice, 1}, logits);
+  const std::vector<float> expected(logits.as<float>(), logits.as<float>() + 67);
+  state.clear();
+  state.fill_random(100, 3);
+  forward(context, *model, {&slice, 1}, logits);
+  EXPECT_EQ(state.position(), 120);
+  for (int64_t i = 0; i < 67; ++i) EXPECT_TRUE(std::isfinite(logits.as<float>()[i]));
+  state.clear();
+  forward(context, *model, {&slice, 1}, logits);
+  EXPECT_EQ(expected, std::vector<float>(logits.as<float>(), logits.as<float>() + 67));
+}
+
+TEST(Forward, RefusesCachesOfOtherTypesAndNumbersThatCodesCannotHold) {
+  Context context(1);
+  const ModelConfig config = test_config(Mixer::kFull);
+  auto weights = std::make_shared<TestWeights>(config, DType::kF32, 5);
+  StateOptions codes = kExact;
+  codes.cache_dtype = DType::kQ8_0;
+  const Model good(context, config, weights->weights, weights);
+  EXPECT_THROW(SequenceState(good, codes), Error);
+  auto& values = const_cast<std::byte&>(*weights->weights.layers[1].v.weight.data());
+  reinterpret_cast<float*>(&values)[0] = NAN;
+  const Model bad(context, config, weights->weights, weights);
+  codes.cache_dtype = DType::kI8;
+  SequenceState state(bad, codes);
+  const auto tokens = random_tokens(3, 67, 1);
+  const SequenceSlice slice{tokens, &state, Logits::kNone};
+  try {
+    forward(context, bad, {&slice, 1}, {});
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("layer 1, keys and values: append_to_cache: v: row 0"),
+              std::string::npos)
+        << error.what();
+  }
+}
+
 // The reference prefill shows one key more; the flag must change what is beyond the window only.
 TEST(Forward, TheExtraWindowKeyIsVisibleFromTheFirstPositionBeyondTheWindow) {
   Context context(1);
