@@ -19,7 +19,7 @@ operators=(rms_norm swiglu rope embedding matmul softmax_attention gated_linear_
 build() {
   local targets=(spb)
   for operator in "${operators[@]}"; do targets+=("ops_${operator}_test"); done
-  targets+=(ops_cuda_bench)
+  targets+=(ops_bench)
   cmake --preset cuda && cmake --build build/cuda --target "${targets[@]}"
 }
 
@@ -32,7 +32,7 @@ add_program() {
 
 make_pack() {
   rm -rf "$pack" && mkdir -p "$pack/lib" || return 1
-  find build/cuda -type f -executable \( -name spb -o -name 'ops_*_test' -o -name ops_cuda_bench \) |
+  find build/cuda -type f -executable \( -name spb -o -name 'ops_*_test' -o -name ops_bench \) |
     while read -r program; do add_program "$program"; done
   cp scripts/gpu_check_run.sh "$pack/run"
   if [ -n "${SPB_TEST_MODEL:-}" ]; then cp "$SPB_TEST_MODEL" "$pack/model.gguf"; fi

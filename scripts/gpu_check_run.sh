@@ -24,7 +24,7 @@ for program in "$here"/ops_*_test; do
   fi
 done
 if ! $quick; then
-  [ -x "$here/ops_cuda_bench" ] && { "$here/ops_cuda_bench" || failed=$((failed + 1)); }
+  [ -x "$here/ops_bench" ] && { "$here/ops_bench" || failed=$((failed + 1)); }
 fi
 echo "$failed failed"
 exit $((failed > 0))

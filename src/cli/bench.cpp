@@ -1,5 +1,6 @@
 // spb bench: load time, prefill and decode speed, and the memory they take.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -13,13 +14,18 @@
 #include "core/isa.h"
 #include "core/memory_usage.h"
 #include "core/rng.h"
+#include "core/transfer.h"
 #include "model/forward.h"
+#include "model/random_model.h"
 
 namespace spb::cli {
 namespace {
 
 struct BenchOptions {
   ModelOptions model;
+  std::string preset;  // random weights instead of a file
+  std::string format = "bf16";
+  bool random = false;
   StateFlags state;
   std::string prefill = "512";
   std::string depths = "0,1k";
@@ -167,6 +173,20 @@ class Bench {
   Rng rng_{1};
 };
 
+// A large copy on a CUDA device, bytes read and written per second.
+double copy_bandwidth(Context& context, int64_t bytes) {
+  const Tensor from(DType::kI8, Shape{bytes}, context.device());
+  Tensor to(DType::kI8, Shape{bytes}, context.device());
+  double best = 0;
+  for (int round = 0; round < 5; ++round) {
+    const Clock::time_point start = Clock::now();
+    for (int copy = 0; copy < 10; ++copy) copy_tensor(context, from, to);
+    context.stream().synchronize();
+    best = std::max(best, 20 * static_cast<double>(bytes) / seconds_since(start));
+  }
+  return best;
+}
+
 // Streaming read of memory by all threads, in bytes per second: what decoding could reach.
 constexpr int64_t kPrefetchWords = 512;  // 4 KiB ahead
 double read_bandwidth(Context& context, int64_t bytes) {
@@ -200,9 +220,12 @@ struct Report {
 };
 
 void print_text(const BenchOptions& options, Context& context, const Report& report) {
-  fmt::print("{}\n", options.model.path);
-  fmt::print("  {} threads, {}, loaded in {:.3f} s, memory reads {:.1f} GB/s\n",
-             context.pool().threads(), name(isa()), report.load_seconds, report.bandwidth / 1e9);
+  fmt::print("{}\n", options.preset.empty() ? options.model.path : options.preset);
+  const Device& device = context.device();
+  const std::string where =
+      device.is_cuda() ? cuda::device_info(device.index).name : std::string(name(isa()));
+  fmt::print("  {}, {} threads, {}, loaded in {:.3f} s, memory {:.1f} GB/s\n", to_string(device),
+             context.pool().threads(), where, report.load_seconds, report.bandwidth / 1e9);
   fmt::print("  {:<8} {:>8} {:>12} {:>20} {:>8} {:>10} {:>12}\n", "", "context", "tokens/s",
              "min .. max", "GB/s", "of memory", "resident");
   for (const Row& row : report.rows) {
@@ -237,7 +260,8 @@ nlohmann::json to_json(const BenchOptions& options, Context& context, const Repo
                     {"resident_bytes", row.memory.resident},
                     {"anonymous_bytes", row.memory.anonymous}});
   }
-  return {{"model", options.model.path},
+  return {{"model", options.preset.empty() ? options.model.path : options.preset},
+          {"device", to_string(context.device())},
           {"threads", context.pool().threads()},
           {"isa", std::string(name(isa()))},
           {"load_seconds", report.load_seconds},
@@ -248,16 +272,27 @@ nlohmann::json to_json(const BenchOptions& options, Context& context, const Repo
           {"results", rows}};
 }
 
+std::unique_ptr<model::Model> make_model(Context& context, const BenchOptions& options) {
+  const model::LoadOptions load = options.model.load_options();
+  check(options.model.path.empty() != options.preset.empty(),
+        "bench: expected a model file, or --preset with --random");
+  if (options.preset.empty()) return model::Model::load(context, options.model.path, load);
+  check(options.random, "bench: --preset: expected --random beside it: there is no file to load");
+  const DType format = parse_weight_format(options.format, "--format");
+  return model::random_model(context, model::preset(options.preset), format, 1, load);
+}
+
 void bench(const BenchOptions& options) {
   const InterruptGuard interrupt;
-  Context context(options.model.threads);
+  Context context = options.model.make_context();
   Report report;
   const Clock::time_point start = Clock::now();
-  const std::unique_ptr<model::Model> model =
-      model::Model::load(context, options.model.path, options.model.load_options());
+  const std::unique_ptr<model::Model> model = make_model(context, options);
   report.load_seconds = seconds_since(start);
   report.weight_bytes = model->bytes_per_token();
-  report.bandwidth = read_bandwidth(context, int64_t{1} << 29);
+  constexpr int64_t kBytes = int64_t{1} << 29;
+  report.bandwidth = context.device().is_cuda() ? copy_bandwidth(context, kBytes)
+                                                : read_bandwidth(context, kBytes);
   Bench runner(context, *model, options, interrupt.flag());
   for (const int64_t tokens : parse_counts(options.prefill, "--prefill")) {
     if (tokens > 0) report.rows.push_back(runner.prefill(tokens));
@@ -278,7 +313,14 @@ void bench(const BenchOptions& options) {
 void add_bench(CLI::App& app) {
   CLI::App* command = app.add_subcommand("bench", "measure prefill and decode speed");
   auto options = std::make_shared<BenchOptions>();
-  options->model.add_to(*command);
+  options->model.add_to(*command, false);
+  command
+      ->add_option(
+          "--preset", options->preset,
+          fmt::format("instead of a file: one of {}", fmt::join(model::preset_names(), ", ")))
+      ->type_name("NAME");
+  command->add_flag("--random", options->random, "random weights, of the shape of --preset");
+  command->add_option("--format", options->format, "of random weights")->capture_default_str();
   command->add_option("--prefill", options->prefill, "prompt lengths; 0 for none")
       ->type_name("LIST")
       ->capture_default_str();
@@ -299,9 +341,10 @@ void add_bench(CLI::App& app) {
   command->add_flag("--json", options->json, "one JSON object instead of a table");
   command->footer(
       "GB/s counts the weights and state that one token reads; the share is that of a plain\n"
-      "streaming read by all threads.\n"
+      "streaming read by all threads, on a CUDA device that of a large copy.\n"
       "Example:\n"
-      "  spb bench model.gguf --prefill 512,2k --depths 0,4k,64k,256k");
+      "  spb bench model.gguf --prefill 512,2k --depths 0,4k,64k,256k\n"
+      "  spb bench --preset spikingbrain-7b --random --device cuda --chunk 8k --prefill 128k");
   command->callback([options] { bench(*options); });
 }
 

@@ -141,7 +141,7 @@ bool obey(Conversation& conversation, const std::string& line) {
 }
 
 void chat(const ChatOptions& options) {
-  Context context(options.model.threads);
+  Context context = options.model.make_context();
   const engine::TextModel model =
       engine::load_text_model(context, options.model.path, options.model.load_options());
   InterruptGuard interrupt;

@@ -37,12 +37,15 @@ std::pair<int32_t, float> parse_bias(const std::string& text) {
 
 }  // namespace
 
-void ModelOptions::add_to(CLI::App& command) {
+void ModelOptions::add_to(CLI::App& command, bool model_required) {
   command.add_option("model", path, "GGUF file, or folder of a Hugging Face model")
-      ->required()
+      ->required(model_required)
       ->type_name("MODEL");
   command.add_option("-t,--threads", threads, "compute threads (default: all processors)")
       ->check(CLI::Range(1, 1024));
+  command.add_option("--device", device, "cpu, cuda, cuda:N, or auto: a CUDA device if usable")
+      ->type_name("DEVICE")
+      ->capture_default_str();
   command.add_flag("--no-repack", no_repack,
                    "use mapped weights as they are (for files larger than memory)");
   command

@@ -12,10 +12,12 @@
 
 namespace spb::cli {
 
-// MODEL, --threads, --no-repack, --experts, --profile, --k-site, --event-driven, --verify-spikes.
+// MODEL, --threads, --device, --no-repack, --experts, --profile, --k-site, --event-driven,
+// --verify-spikes.
 struct ModelOptions {
   std::string path;
   int threads = 0;
+  std::string device = "cpu";
   bool no_repack = false;
   std::string experts = "auto";
   std::string profile = "exact-int";
@@ -23,7 +25,9 @@ struct ModelOptions {
   bool event_driven = false;
   bool verify_spikes = false;
 
-  void add_to(CLI::App& command);
+  void add_to(CLI::App& command, bool model_required = true);
+  // Usage error for a device that is not there.
+  Context make_context() const { return Context(parse_device(device), threads); }
   model::LoadOptions load_options() const;
   model::ForwardHooks hooks() const { return {nullptr, verify_spikes, nullptr}; }
 };

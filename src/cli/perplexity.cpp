@@ -24,7 +24,7 @@ struct PerplexityOptions {
 
 void perplexity(const PerplexityOptions& options) {
   const InterruptGuard interrupt;
-  Context context(options.model.threads);
+  Context context = options.model.make_context();
   const engine::TextModel model =
       engine::load_text_model(context, options.model.path, options.model.load_options());
   const text::Tokenizer& tokenizer = model.need_tokenizer();

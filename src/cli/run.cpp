@@ -67,7 +67,7 @@ nlohmann::json to_json(const Reply& reply, const engine::SessionTimes& times) {
 void run(const RunOptions& options) {
   const InterruptGuard interrupt;
   const ops::SamplingSettings sampling = options.sampling.resolve();
-  Context context(options.model.threads);
+  Context context = options.model.make_context();
   const engine::TextModel model =
       engine::load_text_model(context, options.model.path, options.model.load_options());
   const std::vector<int32_t> tokens = prompt_tokens(options, model);

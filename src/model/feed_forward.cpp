@@ -1,6 +1,5 @@
 // What a layer does after its mixers: output projection and feed-forward network.
-#include <cstring>
-
+#include "core/transfer.h"
 #include "model/forward_pass.h"
 #include "ops/moe/grouped_matmul.h"
 #include "ops/moe/moe_dispatch.h"
@@ -10,9 +9,9 @@
 namespace spb::model {
 
 void ForwardPass::start(Batch& batch, int64_t count) {
-  batch.residual = rows(count, config_.hidden_size);
+  batch.residual = float_rows(count, config_.hidden_size);
   batch.delta = rows(count, config_.hidden_size);
-  std::memset(batch.residual.data(), 0, static_cast<size_t>(batch.residual.bytes()));
+  fill_zero(context_, batch.residual);
 }
 
 TensorView ForwardPass::add_and_norm(Batch& batch, const Tensor& weight) {
@@ -60,9 +59,9 @@ void ForwardPass::run_experts(int64_t index, ConstTensorView x, TensorView y) {
   if (layer.shared.defined()) {
     run_network(index, layer.shared, x, y);
   } else {
-    std::memset(y.data(), 0, static_cast<size_t>(y.bytes()));
+    fill_zero(context_, y);
   }
-  const ops::MoeChoices choices = choose_experts(layer.experts, x);
+  const ops::MoeChoices choices = choose_experts(index, x);
   const ops::MoePlan plan = ops::moe_plan(context_, {choices, config_.moe.num_experts});
   const TensorView grouped = rows(plan.rows(), config_.hidden_size);
   const TensorView gate = rows(plan.rows(), config_.moe.expert_size);
@@ -76,15 +75,18 @@ void ForwardPass::run_experts(int64_t index, ConstTensorView x, TensorView y) {
   ops::moe_scatter(context_, {plan, grouped, choices.probabilities, y});
 }
 
-ops::MoeChoices ForwardPass::choose_experts(const Experts& experts, ConstTensorView x) {
+ops::MoeChoices ForwardPass::choose_experts(int64_t index, ConstTensorView x) {
   const MoeConfig& moe = config_.moe;
   const int64_t count = x.shape()[0];
   const TensorView logits = rows(count, moe.num_experts);
-  const ops::MatmulTarget target{&experts.router, {}, logits};
+  const ops::MatmulTarget target{&model_.layer(index).experts.router, {}, logits};
   ops::matmul(context_, {x, {&target, 1}});
   const Shape chosen{count, moe.experts_per_token};
   const ops::MoeChoices choices{arena_.tensor(DType::kI32, chosen), arena_.tensor(chosen)};
   ops::moe_route(context_, {logits, choices, moe.score, moe.renormalize});
+  if (hooks_.expert_observer != nullptr) {
+    hooks_.expert_observer->on_choices(index, {logits, choices.experts, choices.probabilities});
+  }
   return choices;
 }
 

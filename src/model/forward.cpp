@@ -1,9 +1,9 @@
 #include "model/forward.h"
 
-#include <cstring>
 #include <vector>
 
 #include "core/error.h"
+#include "core/transfer.h"
 #include "model/forward_pass.h"
 #include "ops/embedding/embedding.h"
 
@@ -62,20 +62,22 @@ class TextPass {
     pass_.finish_layer(model_.config().num_layers() - 1, kept, batch);
     if (!logits.defined()) return;
     const TensorView normed = pass_.add_and_norm(batch, model_.norm_weight());
-    const ops::MatmulTarget target{&model_.head(), {}, logits};
+    const bool here = !context_.device().is_cuda();
+    const TensorView computed = here ? logits : context_.arena().tensor(logits.shape());
+    const ops::MatmulTarget target{&model_.head(), {}, computed};
     ops::matmul(context_, {normed, {&target, 1}});
+    if (!here) to_host(context_, computed, logits);
   }
 
   TensorView keep_wanted(std::span<const SequenceSlice> slices, ConstTensorView all,
                          int64_t wanted) {
-    const TensorView kept = pass_.rows(wanted, all.shape().last());
+    const TensorView kept = context_.arena().tensor(all.dtype(), Shape{wanted, all.shape().last()});
     int64_t source = 0;
     int64_t target = 0;
     for (const SequenceSlice& slice : slices) {
       source += static_cast<int64_t>(slice.tokens.size());
       const int64_t count = wanted_rows(slice);
-      std::memcpy(kept.row(target), all.row(source - count),
-                  static_cast<size_t>(count * all.row_stride_bytes()));
+      copy_tensor(context_, all.rows(source - count, count), kept.rows(target, count));
       target += count;
     }
     return kept;

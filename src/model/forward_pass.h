@@ -24,7 +24,7 @@ struct Segment {
 struct Batch {
   std::vector<Segment> segments;
   std::vector<int64_t> positions;  // of every row
-  TensorView residual;             // [N, hidden]: the stream that layers add to
+  TensorView residual;             // [N, hidden] f32: the stream that layers add to
   TensorView delta;                // [N, hidden]: the last layer's contribution, not yet added
   bool sinks = false;              // the rows are the model's sink tokens
 
@@ -52,7 +52,13 @@ class ForwardPass {
   // residual += delta, then the norm of it.
   TensorView add_and_norm(Batch& batch, const Tensor& weight);
 
-  TensorView rows(int64_t count, int64_t columns) { return arena_.tensor(Shape{count, columns}); }
+  // Room for activations, and for what must stay f32 whatever they are.
+  TensorView rows(int64_t count, int64_t columns) {
+    return arena_.tensor(context_.activation_dtype(), Shape{count, columns});
+  }
+  TensorView float_rows(int64_t count, int64_t columns) {
+    return arena_.tensor(Shape{count, columns});
+  }
   Arena& arena() { return arena_; }
 
  private:
@@ -102,7 +108,7 @@ class ForwardPass {
 
   void run_network(int64_t index, const Network& network, ConstTensorView x, TensorView y);
   void run_experts(int64_t index, ConstTensorView x, TensorView y);
-  ops::MoeChoices choose_experts(const Experts& experts, ConstTensorView x);
+  ops::MoeChoices choose_experts(int64_t index, ConstTensorView x);
 
   float norm_eps() const { return static_cast<float>(config_.norm_eps); }
   float attention_scale() const;

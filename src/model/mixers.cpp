@@ -1,7 +1,7 @@
 // The token mixers of a layer.
 #include <cmath>
-#include <cstring>
 
+#include "core/transfer.h"
 #include "model/forward_pass.h"
 #include "ops/gated_linear_attention/gated_linear_attention.h"
 #include "ops/rms_norm/rms_norm.h"
@@ -38,7 +38,7 @@ ForwardPass::Heads ForwardPass::project_heads(int64_t index, ConstTensorView nor
   const int64_t count = normed.shape()[0];
   Heads heads{rows(count, config_.query_size()), rows(count, config_.kv_size()),
               rows(count, config_.kv_size()), TensorView()};
-  if (layer.config.has(Mixer::kLinear)) heads.gate = rows(count, config_.kv_size());
+  if (layer.config.has(Mixer::kLinear)) heads.gate = float_rows(count, config_.kv_size());
   const Output q{&layer.q, heads.q};
   const Output k{&layer.k, heads.k};
   const Output v{&layer.v, heads.v};
@@ -77,7 +77,7 @@ TensorView ForwardPass::mix_branches(const Layer& layer, int64_t index, const He
 
 TensorView ForwardPass::copy(TensorView matrix) {
   const TensorView out = rows(matrix.shape()[0], matrix.shape()[1]);
-  std::memcpy(out.data(), matrix.data(), static_cast<size_t>(matrix.bytes()));
+  copy_tensor(context_, matrix, out);
   return out;
 }
 

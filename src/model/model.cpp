@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/memory_usage.h"
+#include "core/transfer.h"
 #include "core/widen.h"
 #include "model/open_model.h"
 #include "model/projection_codes.h"
@@ -35,7 +36,7 @@ class LayerBuilder {
     index_ = index;
     Layer layer;
     layer.config = config;
-    layer.attn_norm = widened(w.attn_norm);
+    layer.attn_norm = resident(widened(w.attn_norm));
     layer.q = projection(w.q, Site::kMixerInput);
     layer.k = projection(w.k, Site::kMixerInput);
     layer.v = projection(w.v, Site::kMixerInput);
@@ -44,7 +45,7 @@ class LayerBuilder {
     layer.gate_up = dense(w.gate_up);
     layer.gate = projection(w.gate, Site::kMixerInput);
     add_head_norms(w, layer);
-    layer.mlp_norm = widened(w.mlp_norm);
+    layer.mlp_norm = resident(widened(w.mlp_norm));
     layer.dense = network(w.dense);
     layer.shared = network(w.shared);
     if (config.feed_forward == FeedForward::kMoe) add_experts(w, layer.experts);
@@ -55,6 +56,12 @@ class LayerBuilder {
     ops::MatmulWeight weight = ops::prepare_matmul_weight(context_, view, repack_);
     if (weight.owns_memory()) copied_.insert(view.data());
     return weight;
+  }
+
+  // On the device of the model.
+  Tensor resident(Tensor host) const {
+    if (!host.defined() || !context_.device().is_cuda()) return host;
+    return to_device(context_, host);
   }
 
   // Pages of the file whose weights now live in a copy need not stay in memory.
@@ -83,7 +90,7 @@ class LayerBuilder {
   Projection dense(const LinearWeights& w) {
     Projection out;
     if (!w.weight.defined()) return out;
-    out.bias = widened(w.bias);
+    out.bias = resident(widened(w.bias));
     if (float_weights_ && !is_float(w.weight.dtype())) {
       out.dense = widened(w.weight);
       out.weight = ops::prepare_matmul_weight(context_, out.dense, false);
@@ -137,7 +144,7 @@ class LayerBuilder {
                                                : static_cast<float>(config_.branch_weights[kind]);
         for (int64_t i = 0; i < norm.shape().elements(); ++i) norm.as<float>()[i] *= factor;
       }
-      layer.head_norms[kind] = std::move(norm);
+      layer.head_norms[kind] = resident(std::move(norm));
     }
   }
 
@@ -229,6 +236,24 @@ Tensor find_rope_factors(const ModelConfig& config, const io::TensorSource& sour
   return widened(entry->view);
 }
 
+// Embeddings keep formats that the kernels read; others are widened.
+Tensor device_table(Context& context, ConstTensorView table) {
+  const DType dtype = table.dtype();
+  const bool readable =
+      is_float(dtype) || dtype == DType::kQ8_0 || dtype == DType::kQ4_0 || dtype == DType::kQ4_1;
+  if (readable) return to_device(context, table);
+  return to_device(context, widened(table));
+}
+
+void check_device(const Device& device, const ModelConfig& config) {
+  const auto refuse = [&](bool present, const char* what) {
+    check(!present, "model: {} run on the CPU only so far, got device {}", what, to_string(device));
+  };
+  refuse(config.spikes.has_value(), "spiking models");
+  refuse(config.moe.num_experts > 0, "experts");
+  refuse(config.sink_tokens > 0, "sink tokens");
+}
+
 }  // namespace
 
 std::unique_ptr<Model> Model::load(Context& context, const std::string& path,
@@ -241,10 +266,12 @@ std::unique_ptr<Model> Model::load(Context& context, const std::string& path,
 
 Model::Model(Context& context, ModelConfig config, ModelWeights weights,
              std::shared_ptr<const io::TensorSource> source, const LoadOptions& options)
-    : config_(std::move(config)),
+    : device_(context.device()),
+      config_(std::move(config)),
       profile_(options.profile),
       weights_(std::move(weights)),
       source_(std::move(source)) {
+  if (device_.is_cuda()) check_device(device_, config_);
   replace_spikes(config_, options);
   LayerBuilder builder(context, config_, *source_, options);
   builder.copy_experts(copy_experts(config_, weights_, options.experts));
@@ -252,11 +279,12 @@ Model::Model(Context& context, ModelConfig config, ModelWeights weights,
     layers_.push_back(builder.build(i, weights_.layers[static_cast<size_t>(i)]));
   }
   sink_embeddings_ = widened(weights_.sinks);
-  norm_ = widened(weights_.norm);
+  norm_ = builder.resident(widened(weights_.norm));
+  embeddings_ = device_.is_cuda() ? device_table(context, weights_.embeddings) : Tensor();
   const ConstTensorView head = config_.tied_embeddings ? weights_.embeddings : weights_.lm_head;
   head_ = builder.prepare(head);
   builder.drop_copied(*source_);
-  rope_factors_ = find_rope_factors(config_, *source_);
+  rope_factors_ = builder.resident(find_rope_factors(config_, *source_));
   if (config_.sink_tokens > 0) sinks_ = read_sinks(context, *this);
 }
 

@@ -108,7 +108,10 @@ class Model {
   const ModelConfig& config() const { return config_; }
   SpikeProfile spike_profile() const { return profile_; }
   const Layer& layer(int64_t index) const { return layers_[static_cast<size_t>(index)]; }
-  ConstTensorView embeddings() const { return weights_.embeddings; }
+  const Device& device() const { return device_; }
+  ConstTensorView embeddings() const {
+    return embeddings_.defined() ? ConstTensorView(embeddings_) : weights_.embeddings;
+  }
   ConstTensorView sink_embeddings() const { return sink_embeddings_; }  // [sinks, hidden] f32
   const Tensor& norm_weight() const { return norm_; }
   const ops::MatmulWeight& head() const { return head_; }
@@ -129,6 +132,7 @@ class Model {
   void drop_experts() const;
 
  private:
+  Device device_;  // where weights and the states of sequences lie
   ModelConfig config_;
   SpikeProfile profile_;
   ModelWeights weights_;
@@ -136,6 +140,7 @@ class Model {
   std::vector<Layer> layers_;
   Tensor sink_embeddings_;
   Tensor norm_;
+  Tensor embeddings_;  // on a CUDA device; else they stay in the file
   ops::MatmulWeight head_;
   Tensor rope_factors_;
   std::vector<std::unique_ptr<SequenceState>> sinks_;  // f32, f16, bf16, i8

@@ -1,12 +1,12 @@
 #include "model/state.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/block_formats.h"
 #include "core/error.h"
 #include "core/int8_row.h"
 #include "core/rng.h"
+#include "core/transfer.h"
 
 namespace spb::model {
 namespace {
@@ -25,27 +25,30 @@ int64_t ring_capacity(const ModelConfig& config, const StateOptions& options) {
   return config.visible_window() + options.max_chunk - 1;
 }
 
-KeyValueCache make_cache(DType dtype, const Shape& shape, int64_t window_size) {
-  KeyValueCache cache{Tensor(dtype, shape), Tensor(dtype, shape), window_size};
+KeyValueCache make_cache(const Device& device, DType dtype, const Shape& shape,
+                         int64_t window_size) {
+  KeyValueCache cache{Tensor(dtype, shape, device), Tensor(dtype, shape, device), window_size};
   if (dtype == DType::kI8) {
-    cache.key_scales = Tensor(DType::kF32, Shape{shape[0], shape[1]});
-    cache.value_scales = Tensor(DType::kF32, cache.key_scales.shape());
+    cache.key_scales = Tensor(DType::kF32, Shape{shape[0], shape[1]}, device);
+    cache.value_scales = Tensor(DType::kF32, cache.key_scales.shape(), device);
   }
   return cache;
 }
 
-MixerState make_mixer(const ModelConfig& config, const StateOptions& options, Mixer mixer) {
-  const DType dtype = cache_dtype(config, options);
+MixerState make_mixer(const Device& device, const ModelConfig& config, const StateOptions& options,
+                      Mixer mixer) {
+  const DType dtype = cache_dtype(config, options, device);
   const auto slots = [&](int64_t capacity) {
     return Shape{config.num_kv_heads, capacity, config.head_dim};
   };
   switch (mixer) {
-    case Mixer::kFull: return make_cache(dtype, slots(full_capacity(config, options)), 0);
+    case Mixer::kFull: return make_cache(device, dtype, slots(full_capacity(config, options)), 0);
     case Mixer::kWindow:
-      return make_cache(dtype, slots(ring_capacity(config, options)), config.visible_window());
+      return make_cache(device, dtype, slots(ring_capacity(config, options)),
+                        config.visible_window());
     case Mixer::kLinear: break;
   }
-  return RecurrentState{Tensor(DType::kF32, slots(config.head_dim))};
+  return RecurrentState{Tensor(DType::kF32, slots(config.head_dim), device)};
 }
 
 // Row `index` of keys or values, rounded to their dtype.
@@ -68,31 +71,43 @@ void fill_rows(TensorView view, TensorView scales, int64_t head, int64_t slots, 
   }
 }
 
+// change(view) of the tensor, or of a copy that is taken to the host and back.
+template <typename Change>
+void change_on_host(Tensor& tensor, Change change) {
+  if (!tensor.device().is_cuda()) return change(tensor.view());
+  Tensor host = to_host(tensor);
+  change(host.view());
+  overwrite(tensor, host.view().data());
+}
+
 void fill_random(KeyValueCache& cache, int64_t position, Rng& rng) {
   const int64_t slots = std::min(position, cache.keys.shape()[1]);
-  for (int64_t head = 0; head < cache.keys.shape()[0]; ++head) {
-    fill_rows(cache.keys, cache.key_scales, head, slots, rng);
-    fill_rows(cache.values, cache.value_scales, head, slots, rng);
-  }
+  const auto fill = [&](Tensor& rows, Tensor& scales) {
+    change_on_host(rows, [&](TensorView host_rows) {
+      change_on_host(scales, [&](TensorView host_scales) {
+        for (int64_t head = 0; head < host_rows.shape()[0]; ++head) {
+          fill_rows(host_rows, host_scales, head, slots, rng);
+        }
+      });
+    });
+  };
+  fill(cache.keys, cache.key_scales);
+  fill(cache.values, cache.value_scales);
 }
 
 void fill_random(RecurrentState& state, int64_t, Rng& rng) {
-  float* s = state.state.as<float>();
-  for (int64_t i = 0; i < state.state.shape().elements(); ++i) s[i] = rng.uniform(-0.5f, 0.5f);
+  change_on_host(state.state, [&](TensorView host) {
+    float* s = host.as<float>();
+    for (int64_t i = 0; i < host.shape().elements(); ++i) s[i] = rng.uniform(-0.5f, 0.5f);
+  });
 }
 
 KeyValueCache rounded(const KeyValueCache& cache, DType dtype) {
-  KeyValueCache out = make_cache(dtype, cache.keys.shape(), cache.window_size);
+  KeyValueCache out = make_cache({}, dtype, cache.keys.shape(), cache.window_size);
   for (int64_t row = 0; row < cache.keys.shape().rows(); ++row) {
     write_row(cache.keys.view().row_as<float>(row), row, out.keys, out.key_scales);
     write_row(cache.values.view().row_as<float>(row), row, out.values, out.value_scales);
   }
-  return out;
-}
-
-Tensor copy_of(const Tensor& tensor) {
-  Tensor out(tensor.dtype(), tensor.shape());
-  std::memcpy(out.view().data(), tensor.view().data(), static_cast<size_t>(tensor.view().bytes()));
   return out;
 }
 
@@ -101,26 +116,23 @@ Tensor copy_of(const Tensor& tensor) {
 void restart(KeyValueCache&, const MixerState*) {}
 
 void restart(RecurrentState& recurrent, const MixerState* sinks) {
-  const auto bytes = static_cast<size_t>(recurrent.state.view().bytes());
-  if (sinks == nullptr) {
-    std::memset(recurrent.state.view().data(), 0, bytes);
-  } else {
-    std::memcpy(recurrent.state.view().data(), std::get<RecurrentState>(*sinks).state.view().data(),
-                bytes);
-  }
+  overwrite(recurrent.state,
+            sinks == nullptr ? nullptr : std::get<RecurrentState>(*sinks).state.view().data());
 }
 
 }  // namespace
 
-DType cache_dtype(const ModelConfig& config, const StateOptions& options) {
-  const DType dtype = options.cache_dtype.value_or(config.spikes ? DType::kI8 : DType::kF16);
+DType cache_dtype(const ModelConfig& config, const StateOptions& options, const Device& device) {
+  const DType dense = device.is_cuda() ? DType::kBF16 : DType::kF16;
+  const DType dtype = options.cache_dtype.value_or(config.spikes ? DType::kI8 : dense);
   check(is_float(dtype) || dtype == DType::kI8,
         "state: cache type: expected f32, f16, bf16 or i8, got {}", name(dtype));
   return dtype;
 }
 
 SequenceState::SequenceState(const Model& model, const StateOptions& options)
-    : sinks_(model.sinks(cache_dtype(model.config(), options))), max_chunk_(options.max_chunk) {
+    : sinks_(model.sinks(cache_dtype(model.config(), options, model.device()))),
+      max_chunk_(options.max_chunk) {
   const ModelConfig& config = model.config();
   check(options.max_chunk >= 1 && options.max_chunk <= kMaxChunk,
         "state: chunk: expected 1 to {} tokens, got {}", kMaxChunk, options.max_chunk);
@@ -129,7 +141,8 @@ SequenceState::SequenceState(const Model& model, const StateOptions& options)
   if (config.layers_with(Mixer::kFull) > 0) max_context_ = full_capacity(config, options);
   for (const LayerConfig& layer : config.layers) {
     LayerStates& states = layers_.emplace_back();
-    for (const Mixer mixer : layer.mixers) states.push_back(make_mixer(config, options, mixer));
+    for (const Mixer mixer : layer.mixers)
+      states.push_back(make_mixer(model.device(), config, options, mixer));
   }
   clear();
 }
@@ -142,10 +155,10 @@ SequenceState SequenceState::for_sinks(const ModelConfig& config) {
     LayerStates& states = state.layers_.emplace_back();
     for (const Mixer mixer : layer.mixers) {
       if (mixer == Mixer::kLinear) {
-        states.push_back(make_mixer(config, options, mixer));
+        states.push_back(make_mixer({}, config, options, mixer));
       } else {
         const Shape slots{config.num_kv_heads, config.sink_tokens, config.head_dim};
-        states.push_back(make_cache(DType::kF32, slots, 0));
+        states.push_back(make_cache({}, DType::kF32, slots, 0));
       }
     }
   }
@@ -161,7 +174,7 @@ SequenceState SequenceState::rounded(DType cache_dtype) const {
       if (const auto* cache = std::get_if<KeyValueCache>(&state)) {
         states.push_back(model::rounded(*cache, cache_dtype));
       } else {
-        states.push_back(RecurrentState{copy_of(std::get<RecurrentState>(state).state)});
+        states.push_back(RecurrentState{to_host(std::get<RecurrentState>(state).state)});
       }
     }
   }

@@ -26,7 +26,8 @@ struct StateOptions {
 };
 
 // The one that a state of this model gets. Usage error when it cannot be a cache's.
-DType cache_dtype(const ModelConfig& config, const StateOptions& options);
+DType cache_dtype(const ModelConfig& config, const StateOptions& options,
+                  const Device& device = {});
 
 // Keys and values [num_kv_heads, capacity, head_dim]; position p lives in slot p mod capacity.
 struct KeyValueCache {

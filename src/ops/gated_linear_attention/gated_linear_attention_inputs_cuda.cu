@@ -26,18 +26,17 @@ struct TiedGate {
   __device__ float operator()(float x) const { return -softplus(x); }
 };
 
-// to = map(from), one pack for each thread
+// to = map(from), one pack for each thread, rows along x of the grid
 template <int kPack, typename From, typename To, typename Map>
 __global__ void __launch_bounds__(kThreads)
-    map_kernel(Rows<const From> from, Rows<To> to, int64_t rows, int64_t packs, Map map) {
-  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index >= rows * packs) return;
-  const int64_t column = index % packs * kPack;
-  const auto x = Pack<From, kPack>::load(from.row(index / packs) + column);
+    map_kernel(Rows<const From> from, Rows<To> to, int columns, Map map) {
+  const int column = static_cast<int>(blockIdx.y * kThreads + threadIdx.x) * kPack;
+  if (column >= columns) return;
+  const auto x = Pack<From, kPack>::load(from.row(blockIdx.x) + column);
   Pack<To, kPack> y;
 #pragma unroll
   for (int i = 0; i < kPack; ++i) y.at[i] = cuda::from_float<To>(map(cuda::to_float(x.at[i])));
-  y.store(to.row(index / packs) + column);
+  y.store(to.row(blockIdx.x) + column);
 }
 
 template <typename Map>
@@ -46,10 +45,10 @@ void apply(Context& context, ConstTensorView from, TensorView to, Map map) {
   const int64_t columns = from.shape().last();
   if (rows * columns == 0) return;
   const auto launch = [&]<int kPack, typename From, typename To>() {
-    const auto blocks =
-        static_cast<unsigned>(cuda::ceil_divide(rows * (columns / kPack), kThreads));
+    const dim3 blocks(static_cast<unsigned>(rows),
+                      static_cast<unsigned>(cuda::ceil_divide(columns, kPack * kThreads)));
     map_kernel<kPack, From, To><<<blocks, kThreads, 0, cuda::stream_of(context)>>>(
-        cuda::rows_of<From>(from), cuda::rows_of<To>(to), rows, columns / kPack, map);
+        cuda::rows_of<From>(from), cuda::rows_of<To>(to), static_cast<int>(columns), map);
   };
   cuda::with_activation(from.dtype(), [&](auto from_type) {
     cuda::with_activation(to.dtype(), [&](auto to_type) {

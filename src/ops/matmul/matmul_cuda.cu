@@ -12,7 +12,7 @@ namespace {
 using cuda::Pack;
 using cuda::Rows;
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / cuda::kWarpSize;
 constexpr int kUnit = 8;
 
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = (int64_t{blockIdx.x} * kWarps + warp) * kOutputs;
   if (first >= w.rows) return;
   float sums[kOutputs][kRows] = {};
-#pragma unroll 2
+#pragma unroll 4
   for (int64_t unit = lane; unit < w.columns / kUnit; unit += cuda::kWarpSize) {
     float weights[kOutputs][kUnit];
 #pragma unroll
@@ -75,15 +75,31 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <DType kDtype, int kRows, typename T, typename Y>
-void launch_few_rows(Context& context, ConstTensorView x, const MatmulTarget& target) {
-  constexpr int kOutputs = kRows <= 2 ? 4 : 2;
+template <DType kDtype, int kRows, int kOutputs, typename T, typename Y>
+void launch_outputs(Context& context, ConstTensorView x, const MatmulTarget& target) {
   const Planes w = planes_of(target.weight->impl());
   const auto blocks = static_cast<unsigned>(cuda::ceil_divide(w.rows, kWarps * kOutputs));
   few_rows_kernel<kDtype, kRows, kOutputs><<<blocks, kThreads, 0, cuda::stream_of(context)>>>(
       cuda::rows_of<T>(x), w, target.bias.defined() ? target.bias.as<float>() : nullptr,
       cuda::rows_of<Y>(target.y));
   cuda::check_launch("matmul");
+}
+
+// More outputs for each warp share the reading of x, but leave fewer warps to the device; a sum
+// does not depend on the choice.
+template <DType kDtype, int kRows, typename T, typename Y>
+void launch_few_rows(Context& context, ConstTensorView x, const MatmulTarget& target) {
+  constexpr int64_t kManyRows = 12000;
+  constexpr int64_t kSomeRows = 2000;
+  const int64_t rows = target.weight->rows();
+  if constexpr (kRows == 1) {
+    if (rows >= kManyRows) return launch_outputs<kDtype, kRows, 4, T, Y>(context, x, target);
+  }
+  if (rows >= kSomeRows) {
+    launch_outputs<kDtype, kRows, 2, T, Y>(context, x, target);
+  } else {
+    launch_outputs<kDtype, kRows, 1, T, Y>(context, x, target);
+  }
 }
 
 // In steps of 4, 2 and 1 rows, so that a row's sum never depends on how many there are.

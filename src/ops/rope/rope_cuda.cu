@@ -8,6 +8,7 @@
 namespace spb::ops {
 namespace {
 
+using cuda::Pack;
 using cuda::Rows;
 
 constexpr int kThreads = 256;
@@ -23,8 +24,37 @@ struct Args {
   bool interleaved;
 };
 
+__device__ inline float2 rotated(float a, float b, float2 turn) {
+  return {a * turn.x - b * turn.y, a * turn.y + b * turn.x};
+}
+
+template <int kPack, typename T>
+__device__ void rotate_halves(T* first, T* second, const float2* turns) {
+  auto a = Pack<T, kPack>::load(first);
+  auto b = Pack<T, kPack>::load(second);
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) {
+    const float2 pair = rotated(cuda::to_float(a.at[i]), cuda::to_float(b.at[i]), turns[i]);
+    a.at[i] = cuda::from_float<T>(pair.x);
+    b.at[i] = cuda::from_float<T>(pair.y);
+  }
+  a.store(first);
+  b.store(second);
+}
+
+template <int kPack, typename T>
+__device__ void rotate_neighbors(T* pairs, const float2* turns) {
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) {
+    T* pair = pairs + 2 * i;
+    const float2 turned = rotated(cuda::to_float(pair[0]), cuda::to_float(pair[1]), turns[i]);
+    pair[0] = cuda::from_float<T>(turned.x);
+    pair[1] = cuda::from_float<T>(turned.y);
+  }
+}
+
 // One block for each token: its angles in double, once for all heads.
-template <typename T>
+template <int kPack, typename T>
 __global__ void __launch_bounds__(kThreads) rope_kernel(const Args<T> args) {
   extern __shared__ float2 turns[];  // (cos, sin) of every pair
   const int64_t token = blockIdx.x;
@@ -37,17 +67,24 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const Args<T> args) {
     sincosf(reduced, &turns[j].y, &turns[j].x);
   }
   __syncthreads();
-  const int64_t pairs = args.heads * args.half;
-  for (int64_t i = threadIdx.x; i < pairs; i += kThreads) {
-    T* head = args.x.row(token * args.heads + i / args.half);
-    const int j = static_cast<int>(i % args.half);
-    T* first = head + (args.interleaved ? 2 * j : j);
-    T* second = args.interleaved ? first + 1 : first + args.half;
-    const float a = cuda::to_float(*first);
-    const float b = cuda::to_float(*second);
-    *first = cuda::from_float<T>(a * turns[j].x - b * turns[j].y);
-    *second = cuda::from_float<T>(a * turns[j].y + b * turns[j].x);
+  // Pairs are rotated kPack at once: neighbors of one head.
+  const int packs = static_cast<int>(args.heads) * (args.half / kPack);
+  for (int i = static_cast<int>(threadIdx.x); i < packs; i += kThreads) {
+    const int j = i % (args.half / kPack) * kPack;
+    T* head = args.x.row(token * args.heads + i / (args.half / kPack));
+    if (args.interleaved) {
+      rotate_neighbors<kPack>(head + 2 * j, turns + j);
+    } else {
+      rotate_halves<kPack>(head + j, head + args.half + j, turns + j);
+    }
   }
+}
+
+template <int kPack, typename T>
+void launch(Context& context, const Args<T>& args, int64_t tokens) {
+  rope_kernel<kPack, T><<<static_cast<unsigned>(tokens), kThreads, args.half * sizeof(float2),
+                          cuda::stream_of(context)>>>(args);
+  cuda::check_launch("rope");
 }
 
 }  // namespace
@@ -66,9 +103,10 @@ void rope_cuda(Context& context, const RopeArgs& args) {
                               half,
                               std::log2(args.theta),
                               args.pairs == RopePairs::kInterleaved};
-    rope_kernel<T><<<static_cast<unsigned>(shape[0]), kThreads, half * sizeof(float2),
-                     cuda::stream_of(context)>>>(kernel_args);
-    cuda::check_launch("rope");
+    constexpr int kPack = cuda::kPackSize<T>;
+    const bool packed = half % kPack == 0 && cuda::packs_fit(args.x, kPack);
+    packed ? launch<kPack>(context, kernel_args, shape[0])
+           : launch<1>(context, kernel_args, shape[0]);
   });
 }
 
