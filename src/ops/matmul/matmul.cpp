@@ -71,7 +71,6 @@ RowOutput output_of(const MatmulTarget& target, int64_t first_row) {
   out.y = target.y.as<float>() + first_row;
   out.stride = target.y.row_stride_bytes() / static_cast<int64_t>(sizeof(float));
   if (target.bias.defined()) out.bias = target.bias.as<float>() + first_row;
-  out.accumulate = target.accumulate;
   return out;
 }
 

@@ -1,12 +1,12 @@
 // matmul: one input times several weight matrices that are stored row by row.
 //
-//   y_t[i, n] = sum_k x[i, k] * W_t[n, k] + bias_t[n]   (+ y_t[i, n] when accumulate is set)
+//   y_t[i, n] = sum_k x[i, k] * W_t[n, k] + bias_t[n]
 //
 //   name   shape     dtype                                    access
 //   x      [M, K]    f32                                      read
 //   W_t    [N_t, K]  f32, f16, bf16, or any block format      read, through a MatmulWeight
 //   bias_t [N_t]     f32                                      read; optional
-//   y_t    [M, N_t]  f32                                      overwritten, or added to
+//   y_t    [M, N_t]  f32                                      overwritten
 //
 // The targets share x, so that its conversion is paid once: query, key and value; gate and up.
 //
@@ -69,7 +69,6 @@ struct MatmulTarget {
   const MatmulWeight* weight = nullptr;
   ConstTensorView bias;  // may be undefined
   TensorView y;
-  bool accumulate = false;
 };
 
 struct MatmulArgs {
@@ -80,7 +79,7 @@ struct MatmulArgs {
 void matmul(Context& context, const MatmulArgs& args);
 
 // Plain loops in double on the dequantised weights (the source views, as MatmulWeight is opaque).
-void matmul_reference(ConstTensorView x, ConstTensorView weight, ConstTensorView bias, TensorView y,
-                      bool accumulate = false);
+void matmul_reference(ConstTensorView x, ConstTensorView weight, ConstTensorView bias,
+                      TensorView y);
 
 }  // namespace spb::ops

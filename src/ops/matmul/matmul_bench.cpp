@@ -138,7 +138,7 @@ void product(benchmark::State& state, const Product& p) {
   }
   size_t next = 0;
   const auto step = [&] {
-    const MatmulTarget target{&weights[next++ % weights.size()], {}, y, false};
+    const MatmulTarget target{&weights[next++ % weights.size()], {}, y};
     matmul(context(), {x, {&target, 1}});
   };
   step();
@@ -196,7 +196,7 @@ void layer_stack(benchmark::State& state, DType dtype, int64_t m) {
   Tensor gate(DType::kF32, Shape{m, b.intermediate});
   Tensor up(DType::kF32, Shape{m, b.intermediate});
   Tensor logits(DType::kF32, Shape{1, b.vocabulary});
-  const MatmulTarget check{&layers[0].gate, {}, gate, false};
+  const MatmulTarget check{&layers[0].gate, {}, gate};
   matmul(context(), {x, {&check, 1}});
   verify(x, sources[4], gate);
   const auto call = [](ConstTensorView in, std::initializer_list<MatmulTarget> targets) {
@@ -206,12 +206,12 @@ void layer_stack(benchmark::State& state, DType dtype, int64_t m) {
   for (auto _ : state) {
     const auto start = std::chrono::steady_clock::now();
     for (const Layer& l : layers) {
-      call(x, {{&l.q, {}, q, false}, {&l.k, {}, k, false}, {&l.v, {}, v, false}});
-      call(q, {{&l.o, {}, x, true}});
-      call(x, {{&l.gate, {}, gate, false}, {&l.up, {}, up, false}});
-      call(inner, {{&l.down, {}, x, false}});
+      call(x, {{&l.q, {}, q}, {&l.k, {}, k}, {&l.v, {}, v}});
+      call(q, {{&l.o, {}, x}});
+      call(x, {{&l.gate, {}, gate}, {&l.up, {}, up}});
+      call(inner, {{&l.down, {}, x}});
     }
-    call(x.view().rows(m - 1, 1), {{&head, {}, logits, false}});
+    call(x.view().rows(m - 1, 1), {{&head, {}, logits}});
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     state.SetIterationTime(seconds);

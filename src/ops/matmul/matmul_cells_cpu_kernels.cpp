@@ -38,12 +38,11 @@ void put(const CellArgs& a, int64_t token, int64_t first_row, Vec value) {
   float* y = a.out.y + token * a.out.stride + first_row;
   if (left >= kStep) {
     if (a.out.bias != nullptr) value += load(a.out.bias + first_row);
-    store(y, a.out.accumulate ? load(y) + value : value);
+    store(y, value);
     return;
   }
   const int count = static_cast<int>(left);
   if (a.out.bias != nullptr) value += load_partial(a.out.bias + first_row, count);
-  if (a.out.accumulate) value += load_partial(y, count);
   store_partial(y, value, count);
 }
 

@@ -17,9 +17,8 @@ struct Sums {
 };
 
 void put(const RowOutput& out, int64_t token, int64_t row, float value) {
-  float& y = out.y[token * out.stride + row];
   if (out.bias != nullptr) value += out.bias[row];
-  y = out.accumulate ? y + value : value;
+  out.y[token * out.stride + row] = value;
 }
 
 template <int kTokens, int kRows, typename T>

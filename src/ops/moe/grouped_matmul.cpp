@@ -54,7 +54,7 @@ void grouped_matmul(Context& context, const GroupedMatmulArgs& args) {
     if (count == 0) continue;
     for (size_t t = 0; t < args.targets.size(); ++t) {
       const GroupedMatmulTarget& target = args.targets[t];
-      new (&targets[t]) MatmulTarget{target.weights[e], {}, target.y.rows(first, count), false};
+      new (&targets[t]) MatmulTarget{target.weights[e], {}, target.y.rows(first, count)};
     }
     matmul(context, {args.x.rows(first, count), {targets, args.targets.size()}});
   }

@@ -64,8 +64,8 @@ void expect_loop_over_experts(Context& context, Rng& rng, const Experts& gate, c
     const int64_t first = offsets[e];
     const int64_t count = offsets[e + 1] - first;
     if (count == 0) continue;
-    const MatmulTarget both[] = {{gate.weights[e], {}, want1.view().rows(first, count), false},
-                                 {up.weights[e], {}, want2.view().rows(first, count), false}};
+    const MatmulTarget both[] = {{gate.weights[e], {}, want1.view().rows(first, count)},
+                                 {up.weights[e], {}, want2.view().rows(first, count)}};
     matmul(context, {x.view().rows(first, count), both});
   }
   EXPECT_TRUE(test::same_bits(y1.view(), want1.view()));

@@ -136,8 +136,7 @@ class MoeFfn {
   void reference(ConstTensorView x, TensorView y, const Settings& settings = {}) const;
 
   // One expert alone, routed or shared, for all rows.
-  void run_expert(Context& context, int64_t e, ConstTensorView x, TensorView y,
-                  bool accumulate = false) const {
+  void run_expert(Context& context, int64_t e, ConstTensorView x, TensorView y) const {
     const Arena::Scope scope(context.arena());
     const Shape inner{x.shape()[0], sizes_.intermediate};
     const TensorView gate = context.arena().tensor(inner);
@@ -145,7 +144,7 @@ class MoeFfn {
     const MatmulTarget in[] = {{&gate_.weight(e), {}, gate}, {&up_.weight(e), {}, up}};
     matmul(context, {x, in});
     swiglu(context, {gate, up, gate});
-    const MatmulTarget out{&down_.weight(e), {}, y, accumulate};
+    const MatmulTarget out{&down_.weight(e), {}, y};
     matmul(context, {gate, {&out, 1}});
   }
 
@@ -156,11 +155,15 @@ class MoeFfn {
 
  private:
   void add_shared_experts(Context& context, ConstTensorView x, TensorView y) const {
-    for (int64_t i = 0; i < y.shape()[0] && sizes_.shared_experts == 0; ++i) {
+    for (int64_t i = 0; i < y.shape()[0]; ++i) {
       std::fill_n(y.row_as<float>(i), y.shape()[1], 0.0f);
     }
+    const TensorView one = context.arena().tensor(y.shape());
     for (int64_t s = 0; s < sizes_.shared_experts; ++s) {
-      run_expert(context, sizes_.num_experts + s, x, y, s > 0);
+      run_expert(context, sizes_.num_experts + s, x, one);
+      for (int64_t i = 0; i < y.shape()[0]; ++i) {
+        for (int64_t c = 0; c < y.shape()[1]; ++c) y.row_as<float>(i)[c] += one.row_as<float>(i)[c];
+      }
     }
   }
 

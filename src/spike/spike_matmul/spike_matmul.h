@@ -2,7 +2,7 @@
 //
 //   P_t[i, n, g] = sum over the 128 channels c of group g of code_t[n, c] * s[i, c]
 //   a_t[i, n]    = sum over g, ascending, of scale_t[n, g] * P_t[i, n, g]
-//   y_t[i, n]    = v[i] * a_t[i, n] + bias_t[n]       (+ y_t[i, n] when accumulate is set)
+//   y_t[i, n]    = v[i] * a_t[i, n] + bias_t[n]
 //
 //   name      shape          dtype                access
 //   s         [M, K]         i8 core and bursts   read, from SpikeCounts: core, bursts
@@ -52,7 +52,6 @@ struct SpikeMatmulTarget {
   const SpikeWeight* weight = nullptr;
   ConstTensorView bias;  // may be undefined
   TensorView y;
-  bool accumulate = false;
 };
 
 struct SpikeMatmulArgs {
@@ -69,6 +68,6 @@ bool event_pays(int64_t rows, double silence);
 
 // Plain loops over the source, as a SpikeWeight is opaque: sums in 64 bits, roundings as above.
 void spike_matmul_reference(const SpikeCounts& counts, const SpikeWeightSource& weight,
-                            ConstTensorView bias, TensorView y, bool accumulate = false);
+                            ConstTensorView bias, TensorView y);
 
 }  // namespace spb::spike

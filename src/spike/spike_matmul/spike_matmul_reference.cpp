@@ -38,7 +38,7 @@ float scaled_sum(const std::vector<int64_t>& codes, const std::vector<int64_t>& 
 }  // namespace
 
 void spike_matmul_reference(const SpikeCounts& counts, const SpikeWeightSource& weight,
-                            ConstTensorView bias, TensorView y, bool accumulate) {
+                            ConstTensorView bias, TensorView y) {
   const ConstTensorView core = counts.core;
   check(core.shape().last() == weight.codes.shape().last(),
         "spike_matmul_reference: core: expected {} columns, got {}", weight.codes.shape().last(),
@@ -58,8 +58,7 @@ void spike_matmul_reference(const SpikeCounts& counts, const SpikeWeightSource& 
       const float sum =
           scaled_sum(codes, whole_counts[static_cast<size_t>(i)], weight.scales.row_as<float>(n));
       const float value = std::fma(counts.thresholds.as<float>()[i], sum, offset);
-      float& out = y.row_as<float>(i)[n];
-      out = accumulate ? out + value : value;
+      y.row_as<float>(i)[n] = value;
     }
   }
 }

@@ -43,17 +43,15 @@ constexpr Case kCases[] = {{1, 1, 128},   {1, 15, 256},  {1, 17, 384},  {1, 100,
                            {70, 49, 1152}};
 
 // Every path on every instruction set gives the bits of the reference and leaves gaps alone.
-void expect_all_equal(const Codes& w, const Counts& s, bool with_bias, bool accumulate,
-                      int threads = 2) {
+void expect_all_equal(const Codes& w, const Counts& s, bool with_bias, int threads = 2) {
   Rng rng(99);
   const int64_t rows = w.codes.shape()[0];
   const int64_t tokens = s.core.shape()[0];
   const Tensor bias = random_row(rng, rows);
   const ConstTensorView used_bias = with_bias ? ConstTensorView(bias) : ConstTensorView();
-  StridedMatrix before(tokens, rows, 3);
-  if (accumulate) before.fill_normal(rng);
+  const StridedMatrix before(tokens, rows, 3);
   const StridedMatrix want = before.clone();
-  spike_matmul_reference(s.view, w.source(), used_bias, want.view(), accumulate);
+  spike_matmul_reference(s.view, w.source(), used_bias, want.view());
   Context context(threads);
   const SpikeWeight weight =
       prepare_spike_weight(context, w.source(), {.channel_major = true, .short_last_group = true});
@@ -61,7 +59,7 @@ void expect_all_equal(const Codes& w, const Counts& s, bool with_bias, bool accu
     const IsaScope scope(level);
     for (const SpikePath path : kPaths) {
       const StridedMatrix y = before.clone();
-      const SpikeMatmulTarget target{&weight, used_bias, y.view(), accumulate};
+      const SpikeMatmulTarget target{&weight, used_bias, y.view()};
       spike_matmul(context, {&s.view, {&target, 1}, path});
       ASSERT_TRUE(same_bits(y.view(), want.view()))
           << name(level) << " path " << static_cast<int>(path) << " M " << tokens << " N " << rows
@@ -76,7 +74,7 @@ TEST(SpikeMatmul, EveryPathHasTheBitsOfTheReference) {
   for (const Case& c : kCases) {
     const Codes w = random_codes(rng, c.n, c.k);
     const Counts s = make_counts(rng, random_counts(rng, c.m, c.k, 0.3));
-    expect_all_equal(w, s, c.n % 2 == 0, c.m % 2 == 0);
+    expect_all_equal(w, s, c.n % 2 == 0);
   }
 }
 
@@ -87,7 +85,7 @@ TEST(SpikeMatmul, ResidualCodesAreExact) {
       Codes w = random_codes(rng, c.n, c.k);
       add_residual(rng, w, largest == kMaxCode ? 10 : c.n * c.k / 100, largest);
       const Counts s = make_counts(rng, random_counts(rng, c.m, c.k, 0.3));
-      expect_all_equal(w, s, c.n % 2 == 1, false);
+      expect_all_equal(w, s, c.n % 2 == 1);
     }
   }
 }
@@ -106,7 +104,7 @@ TEST(SpikeMatmul, BurstsAreExact) {
         counts[static_cast<size_t>(i)][channel] =
             static_cast<int32_t>(rng.below(2 * int64_t{largest} + 1) - largest);
       }
-      expect_all_equal(w, make_counts(rng, counts), true, c.m % 2 == 1);
+      expect_all_equal(w, make_counts(rng, counts), true);
     }
   }
 }
@@ -122,7 +120,7 @@ TEST(SpikeMatmul, BurstsMeetResidualCodes) {
         row[0] = largest == 250 ? 3000 : -kMaxCount;
         row[static_cast<size_t>(rng.below(c.k))] = -200;
       }
-      expect_all_equal(w, make_counts(rng, counts), false, false);
+      expect_all_equal(w, make_counts(rng, counts), false);
     }
   }
 }
@@ -135,7 +133,7 @@ TEST(SpikeMatmul, ExtremeCodesAndCounts) {
       Codes w = random_codes(rng, 33, 256);
       std::fill_n(w.codes.as<int8_t>(), 33 * 256, static_cast<int8_t>(code));
       const std::vector<std::vector<int32_t>> counts(34, std::vector<int32_t>(256, count));
-      expect_all_equal(w, make_counts(rng, counts), false, false);
+      expect_all_equal(w, make_counts(rng, counts), false);
     }
   }
 }
@@ -149,7 +147,7 @@ TEST(SpikeMatmul, CountsUpToThousandsEverywhere) {
     for (auto& row : counts) {
       for (int32_t& count : row) count = static_cast<int32_t>(rng.below(6001) - 3000);
     }
-    expect_all_equal(w, make_counts(rng, counts), true, true);
+    expect_all_equal(w, make_counts(rng, counts), true);
   }
 }
 
@@ -161,7 +159,7 @@ TEST(SpikeMatmul, SilenceGivesTheBias) {
     std::fill(counts[0].begin(), counts[0].end(), 0);
     if (m > 1) std::fill(counts[17].begin() + 128, counts[17].end(), 0);
     const Counts s = make_counts(rng, counts);
-    expect_all_equal(w, s, true, false);
+    expect_all_equal(w, s, true);
     Context context(1);
     const SpikeWeight weight = prepare_spike_weight(context, w.source(), {.channel_major = true});
     const Tensor bias = random_row(rng, 40);
@@ -181,7 +179,7 @@ TEST(SpikeMatmul, ThreadsDoNotChangeTheBits) {
     add_residual(rng, w, 40, 300);
     auto counts = random_counts(rng, threads == 2 ? 37 : 1, 256, 0.3);
     counts[0][5] = 777;
-    expect_all_equal(w, make_counts(rng, counts), true, false, threads);
+    expect_all_equal(w, make_counts(rng, counts), true, threads);
   }
 }
 
@@ -230,7 +228,7 @@ TEST(SpikeMatmul, LastGroupMayBeShort) {
       add_residual(rng, w, 20, 220);
       auto counts = random_counts(rng, m, k, 0.3);
       counts[0].back() = 1000;
-      expect_all_equal(w, make_counts(rng, counts), true, false);
+      expect_all_equal(w, make_counts(rng, counts), true);
     }
   }
 }

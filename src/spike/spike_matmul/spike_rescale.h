@@ -16,15 +16,12 @@ inline void put_results(const ops::RowOutput& out, int64_t token, int64_t first_
   float* y = out.y + token * out.stride + first_row;
   if (left >= kLanes) {
     const Vec bias = out.bias != nullptr ? load(out.bias + first_row) : Vec{};
-    const Vec value = fused(threshold, sums, bias);
-    store(y, out.accumulate ? load(y) + value : value);
+    store(y, fused(threshold, sums, bias));
     return;
   }
   const int count = static_cast<int>(left);
   const Vec bias = out.bias != nullptr ? load_partial(out.bias + first_row, count) : Vec{};
-  Vec value = fused(threshold, sums, bias);
-  if (out.accumulate) value = load_partial(y, count) + value;
-  store_partial(y, value, count);
+  store_partial(y, fused(threshold, sums, bias), count);
 }
 
 }  // namespace spb::spike::SPB_ISA
