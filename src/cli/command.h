@@ -13,6 +13,7 @@ void add_tokenize(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_spikes(CLI::App& app);
+void add_experts(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_completion(CLI::App& app);

@@ -69,6 +69,7 @@ int main(int argc, char** argv) {
   spb::cli::add_inspect(app);
   spb::cli::add_perplexity(app);
   spb::cli::add_spikes(app);
+  spb::cli::add_experts(app);
   spb::cli::add_bench(app);
   spb::cli::add_synth(app);
   spb::cli::add_completion(app);
