@@ -29,18 +29,30 @@ __device__ inline Segment segment_of(const Batch& batch, int index) {
           static_cast<int>(left < sequence.segment_tokens ? left : sequence.segment_tokens)};
 }
 
-// Rows of kDim elements, the first `valid` of which exist; the others become zeros.
+// Rows of kDim elements in pieces of kElements, the first `valid` of which exist; the others become
+// zeros. to(row, column): where a piece goes.
+template <int kRows, int kDim, int kElements, typename T, typename To>
+__device__ void copy_pieces(const T* from, int64_t stride, int valid, To to) {
+  constexpr unsigned kPieces = kDim / kElements;
+  constexpr unsigned kRowsAtOnce = kThreads / kPieces;
+  static_assert(kThreads % kPieces == 0 && kRows % kRowsAtOnce == 0);
+  const unsigned column = threadIdx.x % kPieces * kElements;
+  unsigned row = threadIdx.x / kPieces;
+  from += row * stride + column;
+#pragma unroll
+  for (unsigned pass = 0; pass < kRows / kRowsAtOnce; ++pass) {
+    const bool exists = static_cast<int>(row) < valid;
+    cuda::copy_async<kElements* static_cast<int>(sizeof(T))>(to(row, column), from, exists);
+    row += kRowsAtOnce;
+    from += kRowsAtOnce * stride;
+  }
+}
+
 template <int kRows, int kDim, typename T>
 __device__ void copy_rows(T* to, int to_stride, const T* from, int64_t stride, int valid) {
-  constexpr int kElements = 16 / static_cast<int>(sizeof(T));
-  constexpr int kPieces = kDim / kElements;
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kPieces; i += kThreads) {
-    const int row = i / kPieces;
-    const int column = i % kPieces * kElements;
-    const bool exists = row < valid;
-    cuda::copy_async<16>(to + row * to_stride + column, from + (exists ? row : 0) * stride + column,
-                         exists);
-  }
+  copy_pieces<kRows, kDim, 16 / sizeof(T)>(from, stride, valid, [&](unsigned row, unsigned column) {
+    return to + row * to_stride + column;
+  });
 }
 
 // Work on gates: a thread has a pair of channels in the 16 tokens of one sub-chunk. Where that
@@ -52,9 +64,9 @@ struct GateTask {
   static constexpr int kShares = kThreads / kTasks;
   static_assert(kTasks * kShares == kThreads && kSubChunk % kShares == 0);
 
-  int pair = static_cast<int>(threadIdx.x) % kPairs;
-  int sub_chunk = static_cast<int>(threadIdx.x) % kTasks / kPairs;
-  int share = static_cast<int>(threadIdx.x) / kTasks;
+  int pair = static_cast<int>(threadIdx.x % kPairs);
+  int sub_chunk = static_cast<int>(threadIdx.x % kTasks / kPairs);
+  int share = static_cast<int>(threadIdx.x / kTasks);
 
   __device__ bool has(int token) const { return token / (kSubChunk / kShares) == share; }
 };
@@ -91,9 +103,9 @@ struct StateTile {
   static constexpr int kTiles = kColumns / 8;
 
   float at[kTiles][4] = {};
-  int lane = static_cast<int>(threadIdx.x) % 32;
-  int row = static_cast<int>(threadIdx.x) / 32 % kRowWarps * 16;
-  int column = static_cast<int>(threadIdx.x) / 32 / kRowWarps * kColumns;
+  int lane = static_cast<int>(threadIdx.x % 32);
+  int row = static_cast<int>(threadIdx.x / 32 % kRowWarps * 16);
+  int column = static_cast<int>(threadIdx.x / 32 / kRowWarps * kColumns);
 
   // S <- decay . S + keys^T values
   template <int kTokens>
@@ -122,6 +134,21 @@ struct StateTile {
         cuda::mma_bf16(at[n + 1], a, b[2], b[3]);
       }
     }
+  }
+};
+
+// 16 tokens of one query head in the registers of a warp: the left factors of kDim / 16 products.
+// Channels lie in lane order (see gated_linear_attention_read.cuh).
+template <int kDim>
+struct Queries {
+  uint32_t at[kDim / 32][2][4];  // [32 channels][token lane / 4 (+ 8)][pair of channels]
+
+  // Word `word` of the left factor of product `step`.
+  __device__ uint32_t& word(int step, int word) {
+    return at[step / 2][word % 2][step % 2 * 2 + word / 2];
+  }
+  __device__ const uint32_t& word(int step, int word) const {
+    return at[step / 2][word % 2][step % 2 * 2 + word / 2];
   }
 };
 

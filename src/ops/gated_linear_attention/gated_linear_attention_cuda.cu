@@ -11,8 +11,8 @@ namespace {
 // Up to here the recurrent form is the faster one (measured).
 constexpr int64_t kRecurrentTokens = 16;
 
-// Segments and kv heads of a long sequence: about as many blocks as the largest cards run at once.
-constexpr int64_t kBlocks = 128;
+// Segments times kv heads of a long sequence: about as many blocks as the large cards run at once.
+constexpr int64_t blocks_of(int dim) { return dim == 128 ? 128 : 256; }
 
 bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
@@ -47,7 +47,8 @@ class Launches {
 
   void add(int64_t first_token, int64_t tokens, TensorView state) {
     const int64_t units = cuda::ceil_divide(tokens, gated::kSegmentUnit);
-    const int64_t segment_units = cuda::ceil_divide(units * tensors_.kv_heads, kBlocks);
+    const int64_t segment_units =
+        cuda::ceil_divide(units * tensors_.kv_heads, blocks_of(tensors_.key_dim));
     batch_.sequence[batch_.sequences++] = {first_token, tokens, state.as<float>(), batch_.segments,
                                            static_cast<int>(segment_units * gated::kSegmentUnit)};
     batch_.segments += static_cast<int>(cuda::ceil_divide(units, segment_units));

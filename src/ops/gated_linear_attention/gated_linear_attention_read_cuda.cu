@@ -8,10 +8,11 @@
 namespace spb::ops::gated {
 namespace {
 
+constexpr int kChunk = kReadChunk;
+
+// Blocks of a multiprocessor: registers for one state of 128 x 128 or for two smaller ones.
 template <int kDim>
-struct Queries {
-  uint32_t at[kDim / 32][2][4];  // [32 channels][row lane / 4 (+ 8)][pair of channels]
-};
+constexpr int kResident = kDim == 128 ? 1 : 2;
 
 // 16 tokens of one query head: the work of a warp at a time. Late sub-chunks have more keys to
 // meet and come first, so that the short ones fill the end.
@@ -39,10 +40,10 @@ struct TileIndex {
   }
 };
 
-template <int kDim, int kChunk, typename Gate>
+template <int kDim, typename Gate>
 class Tile {
  public:
-  using Memory = ReadMemory<kDim, kChunk, Gate>;
+  using Memory = ReadMemory<kDim, Gate>;
 
   __device__ Tile(const Tensors& tensors, const Segment& segment, int head, const TileIndex& index)
       : sub_chunk_(index.sub_chunk), stride_(tensors.kv_heads * tensors.group * kDim) {
@@ -50,7 +51,6 @@ class Tile {
     tokens_ = segment.tokens - skipped;
     const int64_t token = segment.first_token + skipped;
     offset_ = token * stride_ + (head * tensors.group + index.query_head) * kDim;
-    kv_offset_ = (token * tensors.kv_heads + head) * kDim;
   }
 
   __device__ void load(const Tensors& tensors, Queries<kDim>& queries) const {
@@ -73,15 +73,13 @@ class Tile {
   }
 
   // Weights of the diagonal block, whatever the gates are.
-  __device__ void score_exactly(const Tensors& tensors, uint32_t (&weights)[4]) const {
-    const DiagonalBlock<Gate> block = {static_cast<const bf16_t*>(tensors.q) + offset_,
-                                       static_cast<const bf16_t*>(tensors.k) + kv_offset_,
-                                       static_cast<const Gate*>(tensors.g) + kv_offset_,
-                                       stride_,
-                                       int64_t{tensors.kv_heads} * kDim,
-                                       tokens_,
-                                       tensors.scale};
-    pack(exact_scores<kDim, Gate>(block).at, weights);
+  __device__ void score_exactly(const Memory& memory, const Tensors& tensors,
+                                const Queries<kDim>& queries, uint32_t (&weights)[4]) const {
+    float scores[2][4] = {};
+    exact_scores<kDim>(queries, memory.halves[sub_chunk_],
+                       memory.anchored[Memory::block(sub_chunk_, sub_chunk_)], tensors.scale,
+                       scores);
+    pack(scores, weights);
   }
 
   // The outputs of sub-chunk kSubChunkIndex, a constant so that its loops are straight code.
@@ -98,10 +96,8 @@ class Tile {
     }
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
-      const auto& words = queries.at[step / 2];
-      const int word = step % 2 * 2;
-      const uint32_t a[4] = {words[0][word], words[1][word], words[0][word + 1],
-                             words[1][word + 1]};
+      const uint32_t a[4] = {queries.word(step, 0), queries.word(step, 1), queries.word(step, 2),
+                             queries.word(step, 3)};
       add_product(a, memory.state + 16 * step, o);
     }
 #pragma unroll
@@ -157,20 +153,14 @@ class Tile {
   __device__ void anchor(const Memory& memory, int step, Queries<kDim>& queries,
                          uint32_t (&anchored)[4]) const {
 #pragma unroll
-    for (int word = 0; word < 2; ++word) {
-      const int u = step % 2 * 2 + word;
-      const int column = 16 * step + 8 * word + lane_ % 4 * 2;
-      const float2 first = load_pair(&memory.first_decay[kLast][column]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint32_t& query = queries.at[step / 2][half][u];
-        const int row = kLast * kSubChunk + lane_ / 4 + 8 * half;
-        const float2 decayed =
-            cuda::unpack_bf16(query) * load_pair(&memory.query_decay[row][column]);
-        anchored[2 * word + half] = cuda::pack_bf16(decayed.x, decayed.y);
-        const float2 whole = decayed * first;
-        query = cuda::pack_bf16(whole.x, whole.y);
-      }
+    for (int word = 0; word < 4; ++word) {
+      const int row = kLast * kSubChunk + lane_ / 4 + word % 2 * 8;
+      const int column = 16 * step + word / 2 * 8 + lane_ % 4 * 2;
+      uint32_t& query = queries.word(step, word);
+      const float2 decayed = cuda::unpack_bf16(query) * load_pair(&memory.query_decay[row][column]);
+      const float2 whole = decayed * load_pair(&memory.first_decay[kLast][column]);
+      anchored[word] = cuda::pack_bf16(decayed.x, decayed.y);
+      query = cuda::pack_bf16(whole.x, whole.y);
     }
   }
 
@@ -207,16 +197,15 @@ class Tile {
     }
   }
 
-  int lane_ = static_cast<int>(threadIdx.x) % 32;
+  int lane_ = static_cast<int>(threadIdx.x % 32);
   int sub_chunk_;
   int stride_;
   int tokens_;  // those from the first of this tile on that exist
   int64_t offset_;
-  int64_t kv_offset_;
 };
 
-template <int kDim, int kChunk, typename Gate>
-__device__ void copy_chunk(ReadMemory<kDim, kChunk, Gate>& memory, const Tensors& tensors,
+template <int kDim, typename Gate>
+__device__ void copy_chunk(ReadMemory<kDim, Gate>& memory, const Tensors& tensors,
                            const Segment& segment, int head, int chunk) {
   const int left = segment.tokens - chunk * kChunk;
   if (left > 0) {
@@ -226,14 +215,11 @@ __device__ void copy_chunk(ReadMemory<kDim, kChunk, Gate>& memory, const Tensors
                             stride, left);
     copy_rows<kChunk, kDim>(memory.keys[0], kDim, static_cast<const bf16_t*>(tensors.k) + from,
                             stride, left);
-    const auto* values = static_cast<const bf16_t*>(tensors.v) + from;
-    for (int i = static_cast<int>(threadIdx.x); i < kChunk * kDim / 2; i += kThreads) {
-      const int row = i / (kDim / 2);
-      const int column = i % (kDim / 2) * 2;
-      const bool exists = row < left;
-      cuda::copy_async<4>(&memory.values[chunk % 2][row][lane_order(column)],
-                          values + (exists ? row : 0) * stride + column, exists);
-    }
+    auto& values = memory.values[chunk % 2];
+    copy_pieces<kChunk, kDim, 2>(static_cast<const bf16_t*>(tensors.v) + from, stride, left,
+                                 [&](unsigned row, unsigned column) {
+                                   return &values[row][lane_order(static_cast<int>(column))];
+                                 });
   }
   cuda::commit_copies();
 }
@@ -266,19 +252,19 @@ __device__ void publish_state(const StateTile<kDim>& state, bf16_t (*to)[kPadded
   }
 }
 
-template <int kDim, int kChunk, typename Gate>
-__global__ void __launch_bounds__(kThreads, 1)
+template <int kDim, typename Gate>
+__global__ void __launch_bounds__(kThreads, kResident<kDim>)
     read_kernel(const __grid_constant__ Batch batch, const Tensors tensors, const float* states) {
-  using Memory = ReadMemory<kDim, kChunk, Gate>;
-  using Tile = Tile<kDim, kChunk, Gate>;
+  using Memory = ReadMemory<kDim, Gate>;
+  using Tile = Tile<kDim, Gate>;
   extern __shared__ __align__(16) unsigned char shared[];
   Memory& memory = *reinterpret_cast<Memory*>(shared);
   const auto head = static_cast<int>(blockIdx.y);
-  const auto warp = static_cast<int>(threadIdx.x) / 32;
+  const auto warp = static_cast<int>(threadIdx.x / 32);
   const Segment segment = segment_of(batch, static_cast<int>(blockIdx.x));
   const int chunks = (segment.tokens + kChunk - 1) / kChunk;
   const auto first_tile = [&](int chunk) {
-    return TileIndex::at(chunk, Memory::kSubChunks, tensors.group, warp);
+    return TileIndex::at(chunk, kSubChunks, tensors.group, warp);
   };
 
   copy_chunk(memory, tensors, segment, head, 0);
@@ -292,7 +278,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     cuda::wait_for_copies<0>();
     __syncthreads();  // the chunk has arrived, and nobody reads the one before any more
     publish_state(state, memory.state);
-    ChunkPreparation<kDim, kChunk, Gate> preparation(memory);
+    ChunkPreparation<kDim, Gate> preparation(memory);
     __syncthreads();
     preparation.finish(tensors.scale);
     __syncthreads();
@@ -300,10 +286,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 
     for (TileIndex index = first_tile(chunk); index.exists();) {
       const Tile tile(tensors, segment, head, index);
+      Queries<kDim> queries = next;
       uint32_t exact[4];
       const bool steep = memory.is_steep(index.sub_chunk);
-      if (steep) tile.score_exactly(tensors, exact);
-      Queries<kDim> queries = next;
+      if (steep) tile.score_exactly(memory, tensors, queries, exact);
       const int sub_chunk = index.sub_chunk;
       index = index.after(tensors.group);
       const TileIndex ahead = index.exists() ? index : first_tile(chunk + 1);
@@ -312,53 +298,34 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
       float o[kDim / 8][4] = {};
       const auto compute = [&]<int kIndex>() {
-        if constexpr (kIndex < Memory::kSubChunks) {
-          tile.template compute<kIndex>(memory, values, steep, exact, queries, o);
-        }
+        tile.template compute<kIndex>(memory, values, steep, exact, queries, o);
       };
-      switch (sub_chunk) {
-        case 0: compute.template operator()<0>(); break;
-        case 1: compute.template operator()<1>(); break;
-        case 2: compute.template operator()<2>(); break;
-        default: compute.template operator()<3>();
-      }
+      sub_chunk == 0 ? compute.template operator()<0>() : compute.template operator()<1>();
       tile.store(tensors, o);
     }
     if (chunk + 1 < chunks) state.template add<kChunk>(memory.decay, memory.ending, values);
   }
 }
 
-template <int kDim, int kChunk, typename Gate>
-bool try_read(const Tensors& tensors, const Batch& batch, const Scratch& scratch, int shared_limit,
-              cudaStream_t stream) {
-  constexpr int kBytes = sizeof(ReadMemory<kDim, kChunk, Gate>);
-  if (kBytes > shared_limit) return false;
-  const auto kernel = read_kernel<kDim, kChunk, Gate>;
-  cuda::allow_shared_memory(kernel, kBytes);
-  kernel<<<dim3(batch.segments, tensors.kv_heads), kThreads, kBytes, stream>>>(batch, tensors,
-                                                                               scratch.states);
+template <int kDim>
+void read(const Tensors& tensors, const Batch& batch, const Scratch& scratch, cudaStream_t stream) {
+  with_gate(tensors, [&](auto gate) {
+    using Gate = decltype(gate);
+    constexpr int kBytes = sizeof(ReadMemory<kDim, Gate>);
+    const auto kernel = read_kernel<kDim, Gate>;
+    cuda::allow_shared_memory(kernel, kBytes);
+    kernel<<<dim3(batch.segments, tensors.kv_heads), kThreads, kBytes, stream>>>(batch, tensors,
+                                                                                 scratch.states);
+  });
   cuda::check_launch("gated_linear_attention: reading states");
-  return true;
 }
 
 }  // namespace
 
-#ifndef GLA_CHUNK
-#define GLA_CHUNK 64
-#endif
 void read_states(const Tensors& tensors, const Batch& batch, const Scratch& scratch,
                  cudaStream_t stream) {
-  const int shared_limit = shared_memory_limit();
-  with_gate(tensors, [&](auto gate) {
-    using Gate = decltype(gate);
-    if (tensors.key_dim == 128) {
-      if (GLA_CHUNK == 64 && try_read<128, 64, Gate>(tensors, batch, scratch, shared_limit, stream))
-        return;
-      try_read<128, 32, Gate>(tensors, batch, scratch, shared_limit, stream);
-    } else {
-      try_read<64, 64, Gate>(tensors, batch, scratch, shared_limit, stream);
-    }
-  });
+  tensors.key_dim == 128 ? read<128>(tensors, batch, scratch, stream)
+                         : read<64>(tensors, batch, scratch, stream);
 }
 
 }  // namespace spb::ops::gated

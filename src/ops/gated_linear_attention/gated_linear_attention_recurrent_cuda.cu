@@ -16,17 +16,49 @@ constexpr int kColumnThreads = 8;
 constexpr int kRowThreads = kThreads / kColumnThreads;
 constexpr int kHeads = 8;  // query heads whose sums meet in shared memory at a time
 
-__device__ float element(const void* tensor, bool bf16, int64_t index) {
-  return bf16 ? __bfloat162float(static_cast<const __nv_bfloat16*>(tensor)[index])
-              : static_cast<const float*>(tensor)[index];
+// What a token brings, in shared memory: all of it is asked of memory at once.
+template <int kRows, int kTile>
+struct TokenMemory {
+  float queries[kHeads][kRows * kRowThreads];
+  float keys[kRows * kRowThreads];
+  float decays[kRows * kRowThreads];
+  float parts[kHeads][kWarps][kTile];  // products of each warp
+};
+
+template <typename T, int kRows>
+__device__ void load_queries(const Tensors& tensors, int64_t first_row, int heads,
+                             float (&to)[kHeads][kRows * kRowThreads]) {
+  constexpr int kChannels = kRows * kRowThreads;
+  const T* q = static_cast<const T*>(tensors.q) + first_row * tensors.key_dim;
+#pragma unroll
+  for (int pass = 0; pass < kHeads * kChannels / kThreads; ++pass) {
+    const unsigned i = pass * kThreads + threadIdx.x;
+    const int channel = static_cast<int>(i % kChannels);
+    const int head = static_cast<int>(i / kChannels);
+    const bool there = head < heads && channel < tensors.key_dim;
+    to[head][channel] = there ? cuda::to_float(q[head * tensors.key_dim + channel]) : 0.0f;
+  }
+}
+
+template <typename T>
+__device__ void load_key(const Tensors& tensors, int64_t row, float* keys, float* decays) {
+  const auto channel = static_cast<int>(threadIdx.x);
+  if (channel >= tensors.key_dim) return;
+  const int64_t index = row * tensors.key_dim + channel;
+  const float gate = tensors.bf16_gates
+                         ? __bfloat162float(static_cast<const __nv_bfloat16*>(tensors.g)[index])
+                         : static_cast<const float*>(tensors.g)[index];
+  decays[channel] = expf(gate < kMinLogDecay ? kMinLogDecay : gate);
+  keys[channel] = cuda::to_float(static_cast<const T*>(tensors.k)[index]);
 }
 
 // kRows rows, kRowThreads apart, and kColumns neighboring columns of a state: the part of one
 // thread. Rows and columns that do not exist stay zero.
-template <typename T, int kRows, int kColumns>
+template <int kRows, int kColumns>
 class StatePart {
  public:
-  __device__ explicit StatePart(const Tensors& tensors) : tensors_(tensors) {}
+  __device__ explicit StatePart(const Tensors& tensors)
+      : key_dim_(tensors.key_dim), value_dim_(tensors.value_dim) {}
 
   __device__ int column() const { return column_; }
 
@@ -43,19 +75,14 @@ class StatePart {
     }
   }
 
-  // S <- diag(exp g) S + k^T v
-  __device__ void advance(int64_t token) {
-    if (column_ >= tensors_.value_dim) return;
-    const int64_t row = token * tensors_.kv_heads + blockIdx.y;
-    const auto v = Pack<T, kColumns>::load(static_cast<const T*>(tensors_.v) +
-                                           row * tensors_.value_dim + column_);
+  // S <- diag(decay) S + k^T v
+  template <typename T>
+  __device__ void advance(const float* keys, const float* decays, const Pack<T, kColumns>& v) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (!exists(r)) break;
-      const int64_t index = row * tensors_.key_dim + channel(r);
-      const float gate = element(tensors_.g, tensors_.bf16_gates, index);
-      const float decay = expf(gate < kMinLogDecay ? kMinLogDecay : gate);
-      const float k = cuda::to_float(static_cast<const T*>(tensors_.k)[index]);
+      const float decay = decays[channel(r)];
+      const float k = keys[channel(r)];
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         at_[r].at[c] = fmaf(at_[r].at[c], decay, k * cuda::to_float(v.at[c]));
@@ -64,12 +91,11 @@ class StatePart {
   }
 
   // q S over the rows of this warp, the same in lanes that share columns.
-  __device__ Pack<float, kColumns> read(const T* q) const {
+  __device__ Pack<float, kColumns> read(const float* query) const {
     Pack<float, kColumns> sums = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (!exists(r)) break;
-      const float x = cuda::to_float(q[channel(r)]);
+      const float x = query[channel(r)];
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) sums.at[c] = fmaf(x, at_[r].at[c], sums.at[c]);
     }
@@ -83,15 +109,14 @@ class StatePart {
 
  private:
   __device__ int channel(int r) const { return row_ + r * kRowThreads; }
-  __device__ bool exists(int r) const {
-    return channel(r) < tensors_.key_dim && column_ < tensors_.value_dim;
-  }
+  __device__ bool exists(int r) const { return channel(r) < key_dim_ && column_ < value_dim_; }
   __device__ int64_t offset(int r) const {
-    return (int64_t{blockIdx.y} * tensors_.key_dim + channel(r)) * tensors_.value_dim + column_;
+    return (int64_t{blockIdx.y} * key_dim_ + channel(r)) * value_dim_ + column_;
   }
 
-  const Tensors& tensors_;
-  int row_ = static_cast<int>(threadIdx.x) / kColumnThreads;
+  int key_dim_;
+  int value_dim_;
+  int row_ = static_cast<int>(threadIdx.x / kColumnThreads);
   int column_ =
       static_cast<int>(blockIdx.x * kColumnThreads + threadIdx.x % kColumnThreads) * kColumns;
   Pack<float, kColumns> at_[kRows] = {};
@@ -102,15 +127,15 @@ template <typename T, int kTile>
 __device__ void write_sums(const float (&parts)[kHeads][kWarps][kTile], const Tensors& tensors,
                            T* o, int heads) {
   const auto first_column = static_cast<int>(blockIdx.x) * kTile;
-  for (int i = static_cast<int>(threadIdx.x); i < heads * kTile; i += kThreads) {
-    const int column = i % kTile;
-    if (first_column + column >= tensors.value_dim) continue;
-    float sum = 0;
+  const auto i = static_cast<int>(threadIdx.x);
+  static_assert(kHeads * kTile <= kThreads);
+  const int column = i % kTile;
+  if (i / kTile >= heads || first_column + column >= tensors.value_dim) return;
+  float sum = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += parts[i / kTile][w][column];
-    o[i / kTile * tensors.value_dim + first_column + column] =
-        cuda::from_float<T>(sum * tensors.scale);
-  }
+  for (int w = 0; w < kWarps; ++w) sum += parts[i / kTile][w][column];
+  o[i / kTile * tensors.value_dim + first_column + column] =
+      cuda::from_float<T>(sum * tensors.scale);
 }
 
 // One block for each tile of columns, kv head and sequence.
@@ -118,30 +143,32 @@ template <typename T, int kRows, int kColumns>
 __global__ void __launch_bounds__(kThreads)
     recurrent_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Tensors tensors) {
   constexpr int kTile = kColumnThreads * kColumns;
-  // Two, so that one barrier separates the writes of one round from the reads of the one before.
-  __shared__ float parts[2][kHeads][kWarps][kTile];
+  __shared__ TokenMemory<kRows, kTile> memory;
   const Sequence& sequence = batch.sequence[blockIdx.z];
-  const auto warp = static_cast<int>(threadIdx.x) / 32;
-  const auto lane = static_cast<int>(threadIdx.x) % 32;
-  StatePart<T, kRows, kColumns> part(tensors);
+  const auto warp = static_cast<int>(threadIdx.x / 32);
+  const auto lane = static_cast<int>(threadIdx.x % 32);
+  StatePart<kRows, kColumns> part(tensors);
   part.load(sequence.state);
-  int round = 0;
   for (int64_t i = 0; i < sequence.tokens; ++i) {
-    const int64_t token = sequence.first_token + i;
-    part.advance(token);
-    const int64_t first_row = (token * tensors.kv_heads + blockIdx.y) * tensors.group;
+    const int64_t row = (sequence.first_token + i) * tensors.kv_heads + blockIdx.y;
+    Pack<T, kColumns> v = {};
+    if (part.column() < tensors.value_dim) {
+      v = Pack<T, kColumns>::load(static_cast<const T*>(tensors.v) + row * tensors.value_dim +
+                                  part.column());
+    }
+    load_key<T>(tensors, row, memory.keys, memory.decays);
     for (int first = 0; first < tensors.group; first += kHeads) {
       const int heads = min(kHeads, tensors.group - first);
-      const T* q = static_cast<const T*>(tensors.q) + (first_row + first) * tensors.key_dim;
-      auto& own = parts[round++ % 2];
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        if (h >= heads) break;
-        const auto sums = part.read(q + h * tensors.key_dim);
-        if (lane < kColumnThreads) sums.store(&own[h][warp][lane * kColumns]);
+      const int64_t first_row = row * tensors.group + first;
+      load_queries<T, kRows>(tensors, first_row, heads, memory.queries);
+      __syncthreads();
+      if (first == 0) part.advance(memory.keys, memory.decays, v);
+      for (int h = 0; h < heads; ++h) {
+        const auto sums = part.read(memory.queries[h]);
+        if (lane < kColumnThreads) sums.store(&memory.parts[h][warp][lane * kColumns]);
       }
       __syncthreads();
-      write_sums(own, tensors, static_cast<T*>(tensors.o) + (first_row + first) * tensors.value_dim,
+      write_sums(memory.parts, tensors, static_cast<T*>(tensors.o) + first_row * tensors.value_dim,
                  heads);
     }
   }

@@ -125,7 +125,7 @@ __device__ inline float4 advance(float4 state, float decay, float4 added) {
 template <int kDim>
 __global__ void __launch_bounds__(128)
     fold_kernel(const __grid_constant__ Batch batch, const Scratch scratch) {
-  constexpr int kAhead = 8;  // segments whose loads are under way at once
+  constexpr int kAhead = 16;  // segments whose loads are under way at once
   const Sequence& sequence = batch.sequence[blockIdx.z];
   const auto element = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * 4;
   const int kv_heads = static_cast<int>(gridDim.y);
