@@ -33,7 +33,7 @@ void check_has_experts(const std::string& path) {
 }
 
 ExpertsReport read_text(const ExpertsOptions& options, const std::atomic<bool>* stop) {
-  Context context(options.model.threads);
+  Context context = options.model.make_context();
   const engine::TextModel model =
       engine::load_text_model(context, options.model.path, options.model.load_options());
   const text::Tokenizer& tokenizer = model.need_tokenizer();
