@@ -8,8 +8,9 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 
-#include "core/test_tensors.h"
+#include "core/test_operators.h"
 #include "golden/golden_logits.h"
 #include "model/open_model.h"
 #include "model/projection_codes.h"
@@ -71,7 +72,7 @@ class SpikingModel : public testing::TestWithParam<std::string> {
 
   Tensor run(int64_t prompt, const std::vector<int64_t>& chunk_sizes,
              const model::ForwardHooks& hooks = {}) {
-    model::SequenceState state(*model_, {total(), total(), DType::kF32});
+    model::SequenceState state(*model_, {total(), total(), cache_dtype_});
     return all_logits(context_, *model_, case_.tokens, state, prompt, chunk_sizes, hooks);
   }
 
@@ -88,6 +89,7 @@ class SpikingModel : public testing::TestWithParam<std::string> {
   TemporaryFolder folder_;
   Context context_{1};
   std::unique_ptr<model::Model> model_;
+  std::optional<DType> cache_dtype_ = DType::kF32;
 };
 
 TEST_P(SpikingModel, ReferenceProfileAndIntegerProductsAgreeInFloat32) {
@@ -98,6 +100,26 @@ TEST_P(SpikingModel, ReferenceProfileAndIntegerProductsAgreeInFloat32) {
       load(DType::kF32, profile);
       expect_every_cut_agrees("f32.reference", kTolerance);
     }
+  }
+}
+
+// Codes hold the very numbers that the reference rounds keys and values to: a cache of them is what
+// spiking models get.
+TEST_P(SpikingModel, EightBitCachesAreTheReferencesAndTheDefault) {
+  for (const Isa level : test::isa_levels()) {
+    // Tiles round softmax weights to bf16, which moves counts.
+    if (level == Isa::kAmx) continue;
+    const test::IsaScope scope(level);
+    SCOPED_TRACE(name(level));
+    load(DType::kF32, SpikeProfile::kExactInteger);
+    cache_dtype_ = DType::kI8;
+    expect_every_cut_agrees("f32.reference", kTolerance);
+    const Tensor codes = run(total(), {total()});
+    cache_dtype_ = std::nullopt;
+    EXPECT_EQ(test::contents(codes), test::contents(run(total(), {total()})));
+    cache_dtype_ = DType::kF32;
+    const auto floats = test::contents(run(total(), {total()}));
+    EXPECT_LE(test::largest_difference(test::contents(codes), floats), 1e-4);
   }
 }
 
