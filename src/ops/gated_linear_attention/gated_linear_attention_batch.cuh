@@ -5,10 +5,9 @@
 // gives the same bits alone and in any batch, on any card.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-
 #include <cstdint>
+
+#include "core/cuda/launch.cuh"
 
 namespace spb::ops::gated {
 

@@ -90,8 +90,8 @@ class StatePart {
     }
   }
 
-  // q S over the rows of this warp, the same in lanes that share columns.
-  __device__ Pack<float, kColumns> read(const float* query) const {
+  // Products of q S over the rows of this warp, into its row of `parts`.
+  __device__ void read(const float* query, float (*parts)[kColumnThreads * kColumns]) const {
     Pack<float, kColumns> sums = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -104,7 +104,8 @@ class StatePart {
       sums.at[c] += __shfl_xor_sync(cuda::kFullWarp, sums.at[c], kColumnThreads);
       sums.at[c] += __shfl_xor_sync(cuda::kFullWarp, sums.at[c], 2 * kColumnThreads);
     }
-    return sums;
+    const unsigned lane = threadIdx.x % 32;
+    if (lane < kColumnThreads) sums.store(&parts[threadIdx.x / 32][lane * kColumns]);
   }
 
  private:
@@ -145,8 +146,6 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kTile = kColumnThreads * kColumns;
   __shared__ TokenMemory<kRows, kTile> memory;
   const Sequence& sequence = batch.sequence[blockIdx.z];
-  const auto warp = static_cast<int>(threadIdx.x / 32);
-  const auto lane = static_cast<int>(threadIdx.x % 32);
   StatePart<kRows, kColumns> part(tensors);
   part.load(sequence.state);
   for (int64_t i = 0; i < sequence.tokens; ++i) {
@@ -163,10 +162,7 @@ __global__ void __launch_bounds__(kThreads)
       load_queries<T, kRows>(tensors, first_row, heads, memory.queries);
       __syncthreads();
       if (first == 0) part.advance(memory.keys, memory.decays, v);
-      for (int h = 0; h < heads; ++h) {
-        const auto sums = part.read(memory.queries[h]);
-        if (lane < kColumnThreads) sums.store(&memory.parts[h][warp][lane * kColumns]);
-      }
+      for (int h = 0; h < heads; ++h) part.read(memory.queries[h], memory.parts[h]);
       __syncthreads();
       write_sums(memory.parts, tensors, static_cast<T*>(tensors.o) + first_row * tensors.value_dim,
                  heads);

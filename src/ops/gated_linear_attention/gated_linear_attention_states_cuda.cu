@@ -1,6 +1,4 @@
 // States of the chunked form: what every segment adds to the state, then the state before each.
-#include <algorithm>
-
 #include "core/cuda/launch.cuh"
 #include "ops/gated_linear_attention/gated_linear_attention_chunk.cuh"
 
@@ -115,44 +113,38 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-__device__ inline float4 advance(float4 state, float decay, float4 added) {
-  return {fmaf(state.x, decay, added.x), fmaf(state.y, decay, added.y),
-          fmaf(state.z, decay, added.z), fmaf(state.w, decay, added.w)};
-}
+constexpr int kFoldThreads = 128;
 
-// One thread for four elements of the state of a sequence: replaces what each segment adds by the
+// One thread for an element of the state of a sequence: replaces what each segment adds by the
 // state before it, and the initial state by the final one.
 template <int kDim>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(kFoldThreads, 4)
     fold_kernel(const __grid_constant__ Batch batch, const Scratch scratch) {
   constexpr int kAhead = 16;  // segments whose loads are under way at once
   const Sequence& sequence = batch.sequence[blockIdx.z];
-  const auto element = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * 4;
-  const int kv_heads = static_cast<int>(gridDim.y);
-  const auto head = static_cast<int>(blockIdx.y);
+  const auto element = static_cast<int>(blockIdx.x * kFoldThreads + threadIdx.x);
   const auto segments =
       static_cast<int>((sequence.tokens + sequence.segment_tokens - 1) / sequence.segment_tokens);
-  const auto slot = [&](int i) { return (int64_t{sequence.first_segment} + i) * kv_heads + head; };
-  const auto states = [&](int i) {
-    return reinterpret_cast<float4*>(scratch.states + slot(i) * kDim * kDim + element);
-  };
-  auto* stored = reinterpret_cast<float4*>(sequence.state + int64_t{head} * kDim * kDim + element);
-  float4 state = *stored;
+  const int64_t slot = int64_t{sequence.first_segment} * gridDim.y + blockIdx.y;
+  float* states = scratch.states + slot * kDim * kDim + element;
+  const float* decays = scratch.decays + slot * kDim + element / kDim;
+  const int64_t stride = int64_t{gridDim.y} * kDim;
+  float* stored = sequence.state + int64_t{blockIdx.y} * kDim * kDim + element;
+  float state = *stored;
   for (int first = 0; first < segments; first += kAhead) {
-    const int count = min(kAhead, segments - first);
-    float4 added[kAhead];
+    float added[kAhead];
     float decay[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (i >= count) break;
-      added[i] = *states(first + i);
-      decay[i] = scratch.decays[slot(first + i) * kDim + element / kDim];
+      if (first + i >= segments) continue;
+      added[i] = states[(first + i) * stride * kDim];
+      decay[i] = decays[(first + i) * stride];
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (i >= count) break;
-      *states(first + i) = state;
-      state = advance(state, decay[i], added[i]);
+      if (first + i >= segments) continue;
+      states[(first + i) * stride * kDim] = state;
+      state = fmaf(state, decay[i], added[i]);
     }
   }
   *stored = state;
@@ -181,9 +173,8 @@ void collect(const Tensors& tensors, const Batch& batch, const Scratch& scratch,
       try_collect<kDim, Gate, 2>(tensors, batch, scratch, shared_limit, stream);
     }
   });
-  fold_kernel<kDim>
-      <<<dim3(kDim * kDim / 4 / 128, tensors.kv_heads, batch.sequences), 128, 0, stream>>>(batch,
-                                                                                           scratch);
+  const dim3 grid(kDim * kDim / kFoldThreads, tensors.kv_heads, batch.sequences);
+  fold_kernel<kDim><<<grid, kFoldThreads, 0, stream>>>(batch, scratch);
   cuda::check_launch("gated_linear_attention: folding states");
 }
 

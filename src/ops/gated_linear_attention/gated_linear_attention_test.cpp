@@ -158,6 +158,45 @@ TEST_P(EveryIsa, NanSpreadsForwardOnly) {
   }
 }
 
+// A batch is its sequences one by one.
+TEST_P(EveryIsa, ABatchEqualsItsMembersAlone) {
+  const std::vector<int64_t> lengths = {0, 1, 40, 3, 0, 70};
+  for (const Form form : {Form::kRecurrent, Form::kChunked, Form::kAutomatic}) {
+    Problem batch({114, 2, 2, 32, 24}, 37);
+    std::vector<Tensor> states;
+    std::vector<GatedLinearAttentionSequence> sequences;
+    Result expected;
+    int64_t first = 0;
+    for (const int64_t length : lengths) {
+      Problem alone({length, 2, 2, 32, 24}, 38 + static_cast<uint64_t>(length));
+      for (Tensor Problem::*which : {&Problem::q, &Problem::k, &Problem::v, &Problem::g}) {
+        const Shape& shape = (alone.*which).shape();
+        std::copy_n((alone.*which).as<float>(), shape.elements(),
+                    (batch.*which).as<float>() + first * shape[1] * shape[2]);
+      }
+      states.emplace_back(DType::kF32, alone.state.shape());
+      std::copy_n(alone.state.as<float>(), alone.state.shape().elements(),
+                  states.back().as<float>());
+      sequences.push_back({length, states.back()});
+      const Result result = alone.run(context_, form);
+      expected.o.insert(expected.o.end(), result.o.begin(), result.o.end());
+      expected.state.insert(expected.state.end(), result.state.begin(), result.state.end());
+      first += length;
+    }
+    fill(batch.o, [] { return kNan; });
+    GatedLinearAttentionArgs args = batch.args(form);
+    args.state = {};
+    args.sequences = sequences;
+    gated_linear_attention(context_, args);
+    Result got{contents(batch.o), {}};
+    for (const Tensor& state : states) {
+      const std::vector<float> one = contents(state);
+      got.state.insert(got.state.end(), one.begin(), one.end());
+    }
+    EXPECT_EQ(got, expected);
+  }
+}
+
 TEST_P(EveryIsa, OutputMayBeTheQueries) {
   for (const Form form : {Form::kRecurrent, Form::kChunked}) {
     Problem problem({70, 2, 3, 64, 64}, 31);
@@ -219,6 +258,26 @@ TEST_F(Arguments, OverlapAndScale) {
   args_ = problem_.args(Form::kAutomatic);
   args_.o = problem_.v;
   EXPECT_THROW(gated_linear_attention(context_, args_), Error);
+}
+
+TEST_F(Arguments, Sequences) {
+  Tensor other(DType::kF32, Shape{2, 8, 4});
+  const TensorView state = args_.state;
+  std::vector<GatedLinearAttentionSequence> sequences = {{1, state}, {2, other}};
+  args_.sequences = sequences;
+  expect_error("state: expected none beside those of the sequences");
+  args_.state = {};
+  gated_linear_attention(context_, args_);
+  sequences[1].tokens = 1;
+  expect_error("sequences: expected lengths that add up to 3 tokens, got 2");
+  sequences[1].tokens = 3;
+  expect_error("sequences: expected lengths that add up to 3 tokens, got 3 where 2 are left");
+  sequences[1].tokens = -1;
+  expect_error("sequences: expected lengths that add up to 3 tokens, got -1");
+  sequences[1] = {2, state};
+  expect_error("a state of its own for each");
+  sequences[1] = {2, TensorView()};
+  expect_error("state: expected f32 [2, 8, 4]");
 }
 
 TEST_F(Arguments, NoTokensLeaveTheState) {
