@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All checks on a fresh machine, set-up included: packages, release build and tests, format,
-# layers, sizes, instruction sets, the tests again under ASan and UBSan, each fuzzer for a minute.
+# layers, sizes, instruction sets, the tests again under ASan and UBSan, each fuzzer for a minute,
+# and a build with CUDA where nvcc is.
 #
 #   scripts/test.sh            everything
 #   scripts/test.sh --quick    without sanitizers and fuzzers
@@ -127,6 +128,16 @@ fuzz() {
     -artifact_prefix="$logs/$name-"
 }
 
+# CUDA code compiles and links; running it needs a GPU (scripts/gpu_check.sh).
+check_cuda_build() {
+  if ! command -v nvcc >/dev/null; then
+    skip "CUDA: needs nvcc"
+    return
+  fi
+  check cuda_configure "configure (CUDA)" cmake --preset cuda -DSPB_BUILD_BENCH=OFF
+  check cuda_build "build (CUDA)" cmake --build build/cuda --target spb ops_softmax_attention_test
+}
+
 run_fuzzers() {
   if ! command -v clang++ >/dev/null; then
     skip "fuzzers: need clang++"
@@ -209,6 +220,7 @@ if [ "$quick" = false ]; then
   # The real model would take minutes here and reach no line that small ones do not.
   SPB_TEST_MODEL='' run_tests asan "ASan, UBSan" "-DSPB_WITH_HDF5=$hdf5"
   run_fuzzers
+  check_cuda_build
 fi
 
 say

@@ -27,9 +27,9 @@ struct SequenceSlice {
 // Rows of logits the slices ask for, in order.
 int64_t logits_rows(std::span<const SequenceSlice> slices);
 
-// `logits` [logits_rows, vocab_size] f32, in host memory, is overwritten; it may be undefined when no row is asked
-// for, and with an observer: then the head is left out. Usage error when a token is out of range or a state has no room;
-// the states are then unchanged.
+// `logits` [logits_rows, vocab_size] f32, in host memory, is overwritten; it may be undefined when
+// no row is asked for, and with an observer: then the head is left out. Usage error when a token is
+// out of range or a state has no room; the states are then unchanged.
 void forward(Context& context, const Model& model, std::span<const SequenceSlice> slices,
              TensorView logits, const ForwardHooks& hooks = {});
 

@@ -1,8 +1,6 @@
 // Elements of rows of weights in any format that the device keeps as files have it.
 #pragma once
 
-#include <cuda_fp16.h>
-
 #include "core/cuda/launch.cuh"
 #include "core/dtype.h"
 

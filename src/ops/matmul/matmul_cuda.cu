@@ -37,14 +37,44 @@ __device__ void read_x(const Rows<const T>& x, int64_t row, int64_t unit, float 
   }
 }
 
-// A warp computes kOutputs rows of the weight for kRows rows of x.
+// Matrices that one launch multiplies by the same x, their rows one after another.
+constexpr int kMaxTargets = 4;
+template <typename Y>
+struct Targets {
+  Planes weights[kMaxTargets];
+  const float* biases[kMaxTargets];
+  Rows<Y> y[kMaxTargets];
+  int64_t first_warp[kMaxTargets + 1];  // warps before those of a target
+  int count;
+};
+
+// sums[n][m] += a unit of row n of the weight times that of row m of x
+template <int kRows, int kOutputs, typename T>
+__device__ void add_products(const Rows<const T>& x, int64_t unit,
+                             const float (&weights)[kOutputs][kUnit],
+                             float (&sums)[kOutputs][kRows]) {
+#pragma unroll
+  for (int m = 0; m < kRows; ++m) {
+    float in[kUnit];
+    read_x(x, m, unit, in);
+#pragma unroll
+    for (int i = 0; i < kOutputs * kUnit; ++i) {
+      sums[i / kUnit][m] += weights[i / kUnit][i % kUnit] * in[i % kUnit];
+    }
+  }
+}
+
+// A warp computes kOutputs rows of one weight for kRows rows of x.
 template <DType kDtype, int kRows, int kOutputs, typename T, typename Y>
 __global__ void __launch_bounds__(kThreads)
-    few_rows_kernel(Rows<const T> x, Planes w, const float* bias, Rows<Y> y) {
-  const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
+    few_rows_kernel(const __grid_constant__ Targets<Y> targets, Rows<const T> x) {
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
-  const int64_t first = (int64_t{blockIdx.x} * kWarps + warp) * kOutputs;
-  if (first >= w.rows) return;
+  const int64_t warp = int64_t{blockIdx.x} * kWarps + threadIdx.x / cuda::kWarpSize;
+  if (warp >= targets.first_warp[targets.count]) return;
+  int t = 0;
+  while (warp >= targets.first_warp[t + 1]) ++t;
+  const Planes w = targets.weights[t];
+  const int64_t first = (warp - targets.first_warp[t]) * kOutputs;
   float sums[kOutputs][kRows] = {};
 #pragma unroll 4
   for (int64_t unit = lane; unit < w.columns / kUnit; unit += cuda::kWarpSize) {
@@ -53,16 +83,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int n = 0; n < kOutputs; ++n) {
       read_unit<kDtype>(w, min(first + n, w.rows - 1), unit, weights[n]);
     }
-#pragma unroll
-    for (int m = 0; m < kRows; ++m) {
-      float in[kUnit];
-      read_x(x, m, unit, in);
-#pragma unroll
-      for (int n = 0; n < kOutputs; ++n) {
-#pragma unroll
-        for (int i = 0; i < kUnit; ++i) sums[n][m] += weights[n][i] * in[i];
-      }
-    }
+    add_products(x, unit, weights, sums);
   }
 #pragma unroll
   for (int n = 0; n < kOutputs; ++n) {
@@ -70,50 +91,62 @@ __global__ void __launch_bounds__(kThreads)
     for (int m = 0; m < kRows; ++m) {
       const float sum = cuda::warp_sum(sums[n][m]);
       if (lane != 0 || first + n >= w.rows) continue;
-      y.row(m)[first + n] = cuda::from_float<Y>(sum + (bias == nullptr ? 0.0f : bias[first + n]));
+      const float* bias = targets.biases[t];
+      targets.y[t].row(m)[first + n] =
+          cuda::from_float<Y>(sum + (bias == nullptr ? 0.0f : bias[first + n]));
     }
   }
 }
 
 template <DType kDtype, int kRows, int kOutputs, typename T, typename Y>
-void launch_outputs(Context& context, ConstTensorView x, const MatmulTarget& target) {
-  const Planes w = planes_of(target.weight->impl());
-  const auto blocks = static_cast<unsigned>(cuda::ceil_divide(w.rows, kWarps * kOutputs));
-  few_rows_kernel<kDtype, kRows, kOutputs><<<blocks, kThreads, 0, cuda::stream_of(context)>>>(
-      cuda::rows_of<T>(x), w, target.bias.defined() ? target.bias.as<float>() : nullptr,
-      cuda::rows_of<Y>(target.y));
+void launch_outputs(Context& context, ConstTensorView x, std::span<const MatmulTarget> from,
+                    int64_t first_row) {
+  Targets<Y> targets{};
+  for (const MatmulTarget& target : from) {
+    const int i = targets.count++;
+    targets.weights[i] = planes_of(target.weight->impl());
+    targets.biases[i] = target.bias.defined() ? target.bias.as<float>() : nullptr;
+    targets.y[i] = cuda::rows_of<Y>(target.y.rows(first_row, kRows));
+    targets.first_warp[i + 1] =
+        targets.first_warp[i] + cuda::ceil_divide(targets.weights[i].rows, kOutputs);
+  }
+  const int64_t warps = targets.first_warp[targets.count];
+  few_rows_kernel<kDtype, kRows, kOutputs>
+      <<<static_cast<unsigned>(cuda::ceil_divide(warps, kWarps)), kThreads, 0,
+         cuda::stream_of(context)>>>(targets, cuda::rows_of<T>(x.rows(first_row, kRows)));
   cuda::check_launch("matmul");
 }
 
 // More outputs for each warp share the reading of x, but leave fewer warps to the device; a sum
 // does not depend on the choice.
 template <DType kDtype, int kRows, typename T, typename Y>
-void launch_few_rows(Context& context, ConstTensorView x, const MatmulTarget& target) {
+void launch_few_rows(Context& context, ConstTensorView x, std::span<const MatmulTarget> targets,
+                     int64_t first_row) {
   constexpr int64_t kManyRows = 12000;
   constexpr int64_t kSomeRows = 2000;
-  const int64_t rows = target.weight->rows();
+  int64_t rows = 0;
+  for (const MatmulTarget& target : targets) rows += target.weight->rows();
   if constexpr (kRows == 1) {
-    if (rows >= kManyRows) return launch_outputs<kDtype, kRows, 4, T, Y>(context, x, target);
+    if (rows >= kManyRows) {
+      return launch_outputs<kDtype, kRows, 4, T, Y>(context, x, targets, first_row);
+    }
   }
   if (rows >= kSomeRows) {
-    launch_outputs<kDtype, kRows, 2, T, Y>(context, x, target);
+    launch_outputs<kDtype, kRows, 2, T, Y>(context, x, targets, first_row);
   } else {
-    launch_outputs<kDtype, kRows, 1, T, Y>(context, x, target);
+    launch_outputs<kDtype, kRows, 1, T, Y>(context, x, targets, first_row);
   }
 }
 
 // In steps of 4, 2 and 1 rows, so that a row's sum never depends on how many there are.
 template <DType kDtype, typename T, typename Y>
-void multiply_few_rows(Context& context, ConstTensorView x, const MatmulTarget& target) {
+void multiply_few_rows(Context& context, ConstTensorView x, std::span<const MatmulTarget> targets) {
   const int64_t rows = x.shape().rows();
   for (int64_t done = 0; done < rows;) {
     const int64_t step = rows - done >= 4 ? 4 : (rows - done >= 2 ? 2 : 1);
-    MatmulTarget part = target;
-    part.y = target.y.rows(done, step);
-    const ConstTensorView input = x.rows(done, step);
-    if (step == 4) launch_few_rows<kDtype, 4, T, Y>(context, input, part);
-    if (step == 2) launch_few_rows<kDtype, 2, T, Y>(context, input, part);
-    if (step == 1) launch_few_rows<kDtype, 1, T, Y>(context, input, part);
+    if (step == 4) launch_few_rows<kDtype, 4, T, Y>(context, x, targets, done);
+    if (step == 2) launch_few_rows<kDtype, 2, T, Y>(context, x, targets, done);
+    if (step == 1) launch_few_rows<kDtype, 1, T, Y>(context, x, targets, done);
     done += step;
   }
 }
@@ -187,20 +220,32 @@ void multiply_many_rows(Context& context, ConstTensorView x, const MatmulTarget&
 }  // namespace
 
 void matmul_cuda(Context& context, const MatmulArgs& args) {
+  const auto alike = [](const MatmulTarget& a, const MatmulTarget& b) {
+    return a.weight->dtype() == b.weight->dtype() && a.y.dtype() == b.y.dtype();
+  };
   cuda::with_activation(args.x.dtype(), [&](auto type) {
     using T = decltype(type);
-    for (const MatmulTarget& target : args.targets) {
+    for (size_t begin = 0; begin < args.targets.size();) {
+      const MatmulTarget& first = args.targets[begin];
       if (args.x.shape().rows() > kMaxFewRows) {
-        multiply_many_rows<T>(context, args.x, target);
+        multiply_many_rows<T>(context, args.x, first);
+        ++begin;
         continue;
       }
-      with_plane_format(target.weight->dtype(), [&]<DType kDtype>() {
-        if (target.y.dtype() == args.x.dtype()) {
-          multiply_few_rows<kDtype, T, T>(context, args.x, target);
+      size_t end = begin + 1;
+      while (end < args.targets.size() && end - begin < kMaxTargets &&
+             alike(first, args.targets[end])) {
+        ++end;
+      }
+      const auto targets = args.targets.subspan(begin, end - begin);
+      with_plane_format(first.weight->dtype(), [&]<DType kDtype>() {
+        if (first.y.dtype() == args.x.dtype()) {
+          multiply_few_rows<kDtype, T, T>(context, args.x, targets);
         } else {
-          multiply_few_rows<kDtype, T, float>(context, args.x, target);
+          multiply_few_rows<kDtype, T, float>(context, args.x, targets);
         }
       });
+      begin = end;
     }
   });
 }

@@ -5,8 +5,6 @@
 // unused and absent). A q4 code byte j of a block holds elements j and j + 16, as in files.
 #pragma once
 
-#include <cuda_fp16.h>
-
 #include "core/cuda/launch.cuh"
 #include "core/dtype.h"
 

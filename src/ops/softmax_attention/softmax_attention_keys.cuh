@@ -49,8 +49,54 @@ inline VisibleKeys visible_keys(const SoftmaxAttentionArgs& args) {
           args.window_size > 0 ? args.window_size : kEverything};
 }
 
+// Keys from `first` on of a source; for positions `first` is a position.
+struct Tile {
+  const KeyRows* rows;
+  int64_t first;
+  int64_t end;  // keys from here on are seen by no query of the block
+  bool sinks;
+};
+
+// The tiles of kTileKeys keys that some query of a block sees, sinks first.
+template <int kTileKeys>
+struct Tiles {
+  int64_t sink_tiles;
+  int64_t count;
+  int64_t first_position;  // of the first tile of positions
+  int64_t end_position;
+
+  __device__ Tiles(const VisibleKeys& visible, int64_t first_query, int64_t last_query) {
+    sink_tiles = (visible.sinks.capacity + kTileKeys - 1) / kTileKeys;
+    first_position = visible.begin(first_query) / kTileKeys * kTileKeys;
+    end_position = visible.end(last_query);
+    const int64_t keys = end_position > first_position ? end_position - first_position : 0;
+    count = sink_tiles + (keys + kTileKeys - 1) / kTileKeys;
+  }
+
+  __device__ Tile at(const VisibleKeys& visible, int64_t index) const {
+    if (index < sink_tiles) {
+      return {&visible.sinks, index * kTileKeys, visible.sinks.capacity, true};
+    }
+    return {&visible.ring, first_position + (index - sink_tiles) * kTileKeys, end_position, false};
+  }
+};
+
 // Prefill on tensor cores: q, o and caches bf16, head_dim 64 or 128.
+struct PrefillProblem {
+  VisibleKeys visible;
+  const __nv_bfloat16* q;
+  __nv_bfloat16* o;
+  int64_t tokens;
+  int heads;
+  int group;  // query heads of a key/value head
+  int head_dim;
+  float scale_log2;  // scale * log2(e): softmax in powers of 2
+};
 bool prefill_tiles_fit(const SoftmaxAttentionArgs& args);
 void softmax_attention_prefill_tiles(Context& context, const SoftmaxAttentionArgs& args);
+
+// The same on Hopper; a ring holds at least a tile.
+inline constexpr int kWarpgroupTileKeys = 128;
+void softmax_attention_prefill_warpgroups(Context& context, const PrefillProblem& problem);
 
 }  // namespace spb::ops

@@ -18,48 +18,8 @@ constexpr int kBands = 2;  // of 16 queries, for each warp
 constexpr int kTileKeys = 64;
 constexpr int kStepKeys = 32;  // keys whose scores are in registers at once
 constexpr int kPadding = 8;    // elements after a row in shared memory: no bank conflicts
-constexpr float kLog2E = 1.44269504f;
 
-struct Problem {
-  VisibleKeys visible;
-  const __nv_bfloat16* q;
-  __nv_bfloat16* o;
-  int64_t tokens;
-  int heads;
-  int group;  // query heads of a key/value head
-  float scale_log2;
-};
-
-// Keys [first, first + kTileKeys) of a source, as visited; for positions `first` is a position.
-struct Tile {
-  const KeyRows* rows;
-  int64_t first;
-  int64_t end;  // keys from here on are seen by no query of the block
-  bool sinks;
-};
-
-// The tiles of a block, sinks first.
-struct Tiles {
-  int64_t sink_tiles;
-  int64_t count;
-  int64_t first_position;  // of the first tile of positions
-  int64_t end_position;
-
-  __device__ Tiles(const VisibleKeys& visible, int64_t first_query, int64_t last_query) {
-    sink_tiles = (visible.sinks.capacity + kTileKeys - 1) / kTileKeys;
-    first_position = visible.begin(first_query) / kTileKeys * kTileKeys;
-    end_position = visible.end(last_query);
-    const int64_t keys = end_position > first_position ? end_position - first_position : 0;
-    count = sink_tiles + (keys + kTileKeys - 1) / kTileKeys;
-  }
-
-  __device__ Tile at(const VisibleKeys& visible, int64_t index) const {
-    if (index < sink_tiles) {
-      return {&visible.sinks, index * kTileKeys, visible.sinks.capacity, true};
-    }
-    return {&visible.ring, first_position + (index - sink_tiles) * kTileKeys, end_position, false};
-  }
-};
+using KeyTiles = Tiles<kTileKeys>;
 
 template <int kDim>
 struct Shared {
@@ -70,7 +30,8 @@ struct Shared {
 };
 
 template <int kDim>
-__device__ void fetch_queries(Shared<kDim>& shared, const Problem& p, int64_t first, int head) {
+__device__ void fetch_queries(Shared<kDim>& shared, const PrefillProblem& p, int64_t first,
+                              int head) {
   constexpr int kPieces = kDim / 8;
   for (int i = static_cast<int>(threadIdx.x); i < kQueries * kPieces; i += kThreads) {
     const int row = i / kPieces;
@@ -139,62 +100,49 @@ __device__ void score(const Shared<kDim>& shared, int buffer, int first_key, int
 }
 
 // Scores of keys that a query does not see become -infinity.
-__device__ void mask(const Problem& p, const Tile& tile, int64_t first_query, int first_key,
+__device__ void mask(const PrefillProblem& p, const Tile& tile, int64_t first_query, int first_key,
                      int warp, int lane, Scores& scores) {
 #pragma unroll
-  for (int band = 0; band < kBands; ++band) {
+  for (int row = 0; row < kBands * 2; ++row) {
+    const int64_t query = first_query + warp * kBands * 16 + row * 8 + lane / 4;
+    const int64_t begin = tile.sinks ? 0 : p.visible.begin(query);
+    const int64_t end = tile.sinks ? tile.end : p.visible.end(query);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t query = first_query + warp * kBands * 16 + band * 16 + half * 8 + lane / 4;
-      const int64_t begin = tile.sinks ? 0 : p.visible.begin(query);
-      const int64_t end = tile.sinks ? tile.end : p.visible.end(query);
-#pragma unroll
-      for (int n = 0; n < kStepKeys / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int64_t key = tile.first + first_key + n * 8 + lane % 4 * 2 + i;
-          if (key < begin || key >= end) scores[band][n][half * 2 + i] = -INFINITY;
-        }
-      }
+    for (int i = 0; i < kStepKeys / 4; ++i) {
+      const int64_t key = tile.first + first_key + i / 2 * 8 + lane % 4 * 2 + i % 2;
+      if (key < begin || key >= end) scores[row / 2][i / 2][row % 2 * 2 + i % 2] = -INFINITY;
     }
   }
 }
 
 // Scores -> softmax weights against the running maximum, to which the sums are brought.
 template <int kDim>
-__device__ void weigh(const Problem& p, Scores& scores, Sums<kDim>& sums) {
+__device__ void weigh(const PrefillProblem& p, Scores& scores, Sums<kDim>& sums) {
 #pragma unroll
-  for (int band = 0; band < kBands; ++band) {
+  for (int row = 0; row < kBands * 2; ++row) {
+    const int band = row / 2;
+    const int half = row % 2;
+    float largest = sums.largest[band][half];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float largest = sums.largest[band][half];
-#pragma unroll
-      for (int n = 0; n < kStepKeys / 8; ++n) {
-        largest = fmaxf(largest, fmaxf(scores[band][n][half * 2], scores[band][n][half * 2 + 1]));
-      }
-      largest = fmaxf(largest, __shfl_xor_sync(cuda::kFullWarp, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(cuda::kFullWarp, largest, 2));
-      // Nothing seen yet: any finite number keeps the differences from being NaN.
-      const float base = largest == -INFINITY ? 0.0f : largest * p.scale_log2;
-      const float before = cuda::fast_exp2(sums.largest[band][half] * p.scale_log2 - base);
-      sums.largest[band][half] = largest;
-      float weight = 0;
-#pragma unroll
-      for (int n = 0; n < kStepKeys / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float& s = scores[band][n][half * 2 + i];
-          s = cuda::fast_exp2(s * p.scale_log2 - base);
-          weight += s;
-        }
-      }
-      sums.weight[band][half] = sums.weight[band][half] * before + weight;
-#pragma unroll
-      for (int n = 0; n < kDim / 8; ++n) {
-        sums.values[band][n][half * 2] *= before;
-        sums.values[band][n][half * 2 + 1] *= before;
-      }
+    for (int n = 0; n < kStepKeys / 8; ++n) {
+      largest = fmaxf(largest, fmaxf(scores[band][n][half * 2], scores[band][n][half * 2 + 1]));
     }
+    largest = fmaxf(largest, __shfl_xor_sync(cuda::kFullWarp, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(cuda::kFullWarp, largest, 2));
+    // Nothing seen yet: any finite number keeps the differences from being NaN.
+    const float base = largest == -INFINITY ? 0.0f : largest * p.scale_log2;
+    const float before = cuda::fast_exp2(sums.largest[band][half] * p.scale_log2 - base);
+    sums.largest[band][half] = largest;
+    float weight = 0;
+#pragma unroll
+    for (int i = 0; i < kStepKeys / 4; ++i) {
+      float& s = scores[band][i / 2][half * 2 + i % 2];
+      s = cuda::fast_exp2(s * p.scale_log2 - base);
+      weight += s;
+    }
+    sums.weight[band][half] = sums.weight[band][half] * before + weight;
+#pragma unroll
+    for (int i = 0; i < kDim / 4; ++i) sums.values[band][i / 2][half * 2 + i % 2] *= before;
   }
 }
 
@@ -227,8 +175,8 @@ __device__ void add_values(const Shared<kDim>& shared, int buffer, int first_key
 }
 
 template <int kDim>
-__device__ void write(const Problem& p, Sums<kDim>& sums, int64_t first_query, int head, int warp,
-                      int lane) {
+__device__ void write(const PrefillProblem& p, Sums<kDim>& sums, int64_t first_query, int head,
+                      int warp, int lane) {
 #pragma unroll
   for (int band = 0; band < kBands; ++band) {
 #pragma unroll
@@ -249,7 +197,8 @@ __device__ void write(const Problem& p, Sums<kDim>& sums, int64_t first_query, i
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(kThreads) prefill_kernel(const Problem p) {
+__global__ void __launch_bounds__(kThreads)
+    prefill_kernel(const __grid_constant__ PrefillProblem p) {
   extern __shared__ __align__(16) unsigned char storage[];
   auto& shared = *reinterpret_cast<Shared<kDim>*>(storage);
   const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
@@ -259,7 +208,7 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(const Problem p) {
   // The last queries see most without a window: they start first.
   const int64_t first_query = int64_t{gridDim.y - 1 - blockIdx.y} * kQueries;
   const int64_t last_query = min(first_query + kQueries, p.tokens) - 1;
-  const Tiles tiles(p.visible, first_query, last_query);
+  const KeyTiles tiles(p.visible, first_query, last_query);
   Sums<kDim> sums;
 #pragma unroll
   for (int band = 0; band < kBands; ++band) {
@@ -293,7 +242,7 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(const Problem p) {
 }
 
 template <int kDim>
-void launch(Context& context, const Problem& p) {
+void launch(Context& context, const PrefillProblem& p) {
   constexpr auto kBytes = static_cast<int>(sizeof(Shared<kDim>));
   cuda::allow_shared_memory(prefill_kernel<kDim>, kBytes);
   const dim3 blocks(static_cast<unsigned>(p.heads),
@@ -303,7 +252,32 @@ void launch(Context& context, const Problem& p) {
 }
 
 // A tile must not wrap around a ring twice.
-bool long_enough(ConstTensorView keys) { return !keys.defined() || keys.shape()[1] >= kTileKeys; }
+bool long_enough(ConstTensorView keys, int64_t tile_keys) {
+  return !keys.defined() || keys.shape()[1] >= tile_keys;
+}
+
+// On Hopper, with enough queries to fill its larger tiles.
+bool use_warpgroups(Context& context, const SoftmaxAttentionArgs& args) {
+  int major = 0;
+  cuda::check_cuda(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, context.device().index),
+      "asking for the compute capability");
+  return major == 9 && args.q.shape()[0] >= kQueries && long_enough(args.keys, kWarpgroupTileKeys);
+}
+
+PrefillProblem prefill_problem(const SoftmaxAttentionArgs& args) {
+  constexpr float kLog2E = 1.44269504f;
+  const Shape& q = args.q.shape();
+  const Shape& keys = args.keys.defined() ? args.keys.shape() : args.sink_keys.shape();
+  return {visible_keys(args),
+          reinterpret_cast<const __nv_bfloat16*>(args.q.data()),
+          reinterpret_cast<__nv_bfloat16*>(args.o.data()),
+          q[0],
+          static_cast<int>(q[1]),
+          static_cast<int>(q[1] / keys[0]),
+          static_cast<int>(q[2]),
+          args.scale * kLog2E};
+}
 
 }  // namespace
 
@@ -312,21 +286,14 @@ bool prefill_tiles_fit(const SoftmaxAttentionArgs& args) {
   const Shape& q = args.q.shape();
   const DType cache = args.keys.defined() ? args.keys.dtype() : args.sink_keys.dtype();
   return q[0] >= kMinTokens && (q[2] == 64 || q[2] == 128) && args.q.dtype() == DType::kBF16 &&
-         cache == DType::kBF16 && long_enough(args.keys) && args.q.contiguous() &&
+         cache == DType::kBF16 && long_enough(args.keys, kTileKeys) && args.q.contiguous() &&
          args.o.contiguous();
 }
 
 void softmax_attention_prefill_tiles(Context& context, const SoftmaxAttentionArgs& args) {
-  const Shape& q = args.q.shape();
-  const Shape& keys = args.keys.defined() ? args.keys.shape() : args.sink_keys.shape();
-  const Problem p{visible_keys(args),
-                  reinterpret_cast<const __nv_bfloat16*>(args.q.data()),
-                  reinterpret_cast<__nv_bfloat16*>(args.o.data()),
-                  q[0],
-                  static_cast<int>(q[1]),
-                  static_cast<int>(q[1] / keys[0]),
-                  args.scale * kLog2E};
-  q[2] == 64 ? launch<64>(context, p) : launch<128>(context, p);
+  const PrefillProblem p = prefill_problem(args);
+  if (use_warpgroups(context, args)) return softmax_attention_prefill_warpgroups(context, p);
+  p.head_dim == 64 ? launch<64>(context, p) : launch<128>(context, p);
 }
 
 }  // namespace spb::ops
