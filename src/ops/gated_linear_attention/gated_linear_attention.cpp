@@ -20,39 +20,52 @@ void check_contiguous(const char* argument, const ConstTensorView& tensor) {
         tensor.row_stride_bytes(), tensor.row_bytes_used());
 }
 
-// The state of each sequence: where it should be, of the right shape, apart from everything else.
-void check_states(const GatedLinearAttentionArgs& args) {
-  const Shape shape{args.k.shape()[1], args.k.shape()[2], args.v.shape()[2]};
-  const auto check_state = [&](const ConstTensorView& state) {
-    check_tensor(kName, "state", state, DType::kF32, shape);
-    check_contiguous("state", state);
-    check_no_overlap(kName, "q", args.q, "state", state);
-    check_no_overlap(kName, "k", args.k, "state", state);
-    check_no_overlap(kName, "v", args.v, "state", state);
-    check_no_overlap(kName, "g", args.g, "state", state);
-    check_no_overlap(kName, "state", state, "o", args.o);
-  };
-  if (args.sequences.empty()) return check_state(args.state);
+// The states of all sequences, whose lengths add up.
+std::vector<ConstTensorView> states_of(const GatedLinearAttentionArgs& args) {
+  if (args.sequences.empty()) return {args.state};
   check(!args.state.defined(), "{}: state: expected none beside those of the sequences", kName);
   const int64_t tokens = args.q.shape()[0];
   int64_t left = tokens;
-  std::vector<const std::byte*> states;
+  std::vector<ConstTensorView> states;
   for (const GatedLinearAttentionSequence& sequence : args.sequences) {
     check(sequence.tokens >= 0 && sequence.tokens <= left,
           "{}: sequences: expected lengths that add up to {} tokens, got {} where {} are left",
           kName, tokens, sequence.tokens, left);
     left -= sequence.tokens;
-    check_state(sequence.state);
-    states.push_back(sequence.state.data());
+    states.push_back(sequence.state);
   }
   check(left == 0, "{}: sequences: expected lengths that add up to {} tokens, got {}", kName,
         tokens, tokens - left);
-  std::sort(states.begin(), states.end());
-  const int64_t bytes = shape.elements() * static_cast<int64_t>(sizeof(float));
+  return states;
+}
+
+// Of the right shape, apart from each other and from everything else. Sorted by address, so that
+// large batches cost little.
+void check_states(const GatedLinearAttentionArgs& args) {
+  const Shape shape{args.k.shape()[1], args.k.shape()[2], args.v.shape()[2]};
+  std::vector<ConstTensorView> states = states_of(args);
+  for (const ConstTensorView& state : states) {
+    check_tensor(kName, "state", state, DType::kF32, shape);
+    check_contiguous("state", state);
+  }
+  std::sort(states.begin(), states.end(),
+            [](const ConstTensorView& a, const ConstTensorView& b) { return a.data() < b.data(); });
   for (size_t i = 1; i < states.size(); ++i) {
-    check(states[i] - states[i - 1] >= bytes,
+    check(states[i].data() - states[i - 1].data() >= states[i].bytes(),
           "{}: sequences: expected a state of its own for each, got two that overlap", kName);
   }
+  const auto check_apart = [&](const char* name, const ConstTensorView& tensor) {
+    const auto ends_before = [&](const ConstTensorView& state) {
+      return state.data() + state.bytes() <= tensor.data();
+    };
+    const auto state = std::partition_point(states.begin(), states.end(), ends_before);
+    if (state != states.end()) check_no_overlap(kName, name, tensor, "state", *state);
+  };
+  check_apart("q", args.q);
+  check_apart("k", args.k);
+  check_apart("v", args.v);
+  check_apart("g", args.g);
+  check_apart("o", args.o);
 }
 
 void check_args(const Device& device, const GatedLinearAttentionArgs& args) {

@@ -30,12 +30,13 @@
 // forms: 1e-5 of the largest |o|; the states agree to 1e-5 too. A token that is not a number spoils
 // itself and what follows, nothing before it. Results do not depend on the number of threads.
 //
-// On a CUDA device f32 takes the recurrent form. The chunked form is there for bf16 with
-// K = V = 64 or 128 (else recurrent): products of bf16 with f32 sums, states and gates; tolerance
-// 5e-3 of the root mean square of o and of the state. States before every segment of some chunks
-// are found first, so that all segments run at once; sub-chunks whose gates span more than a factor
-// 2^56 are anchored at every power of two. There a value that is not a number may also spoil the up
-// to 15 tokens before it in its sub-chunk.
+// On a CUDA device the chunked form is there for bf16 with K = V = 64 or 128; everything else takes
+// the recurrent one. It cuts long sequences into segments: the state before each is found first,
+// then all segments run at once. Products are of bf16 with f32 sums; gates and states are f32.
+// Tolerance: 5e-3 of the root mean square of o and of the state. Sub-chunks whose gates span more
+// than a factor 2^28 in 8 tokens are anchored at every power of two instead of at their first row.
+// A value that is not a number may spoil the up to 15 tokens before it in its sub-chunk, too.
+// Cost: q, o once, k, v, g twice; the recurrent form reads and writes each state once a call.
 // Source: Yang et al. 2024, "Gated Linear Attention Transformers with Hardware-Efficient Training".
 #pragma once
 
@@ -54,7 +55,8 @@ namespace spb::ops {
 inline constexpr float kMinLogDecay = -88.0f;
 
 enum class GatedLinearAttentionForm {
-  kAutomatic,  // the faster one: chunked for prompts with at most two query heads per state
+  kAutomatic,  // the faster one: chunked for prompts; on the CPU with at most two query heads a
+               // state
   kRecurrent,
   kChunked,
 };

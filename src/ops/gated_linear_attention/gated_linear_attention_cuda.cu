@@ -8,7 +8,7 @@
 namespace spb::ops {
 namespace {
 
-// Up to here the recurrent form is the faster one (measured).
+// Up to here the recurrent form is the faster one (measured on an H100, one sequence).
 constexpr int64_t kRecurrentTokens = 16;
 
 // Segments times kv heads of a long sequence: about as many blocks as the large cards run at once.

@@ -75,7 +75,7 @@ struct DeviceProblem {
   std::vector<GatedLinearAttentionSequence> sequences;
   GatedLinearAttentionArgs args;
 
-  DeviceProblem(Context& context, const Problem& problem)
+  DeviceProblem(Context& context, const Problem& problem, GatedLinearAttentionForm form)
       : q(to_device(context, problem.q)),
         k(to_device(context, problem.k)),
         v(to_device(context, problem.v)),
@@ -84,7 +84,7 @@ struct DeviceProblem {
         o(DType::kBF16, problem.q.shape(), context.device()),
         sequences(problem.sequences_of(states)) {
     const float scale = 1.0f / std::sqrt(static_cast<float>(problem.dim));
-    args = {q, k, v, g, {}, o, scale, GatedLinearAttentionForm::kAutomatic, sequences};
+    args = {q, k, v, g, {}, o, scale, form, sequences};
   }
 };
 
@@ -100,8 +100,8 @@ double relative_error(const Tensor& got, const Tensor& expected) {
   return std::sqrt(difference / size);
 }
 
-bool verify(Context& context, const Problem& problem) {
-  DeviceProblem device(context, problem);
+bool verify(Context& context, const Problem& problem, GatedLinearAttentionForm form) {
+  DeviceProblem device(context, problem, form);
   gated_linear_attention(context, device.args);
   Tensor o(DType::kBF16, device.o.shape());
   Tensor states(DType::kF32, device.states.shape());
@@ -126,17 +126,17 @@ bool verify(Context& context, const Problem& problem) {
          relative_error(states, expected_states) <= 5e-3;
 }
 
-void measure(benchmark::State& run) {
+void measure(benchmark::State& run, GatedLinearAttentionForm form) {
   const std::string reason = cuda::unusable_reason(0);
   if (!reason.empty()) return run.SkipWithError(reason.c_str());
   Context context(Device{Device::Type::kCuda, 0}, 1);
   const Problem problem(run);
-  if (problem.sequences * problem.tokens <= kVerifiedTokens && !verify(context, problem)) {
+  if (problem.sequences * problem.tokens <= kVerifiedTokens && !verify(context, problem, form)) {
     return run.SkipWithError("differs from the reference");
   }
   std::vector<DeviceProblem> copies;
   copies.reserve(1 + static_cast<size_t>(kRotatedBytes / problem.bytes()));
-  while (copies.size() < copies.capacity()) copies.emplace_back(context, problem);
+  while (copies.size() < copies.capacity()) copies.emplace_back(context, problem, form);
   constexpr int kCalls = 24;  // queued together: launches are not what is measured
   size_t next = 0;
   for (auto _ : run) {
@@ -156,6 +156,14 @@ void measure(benchmark::State& run) {
       benchmark::Counter(problem.flops() * iterations, benchmark::Counter::kIsRate);
 }
 
+void automatic(benchmark::State& run) { measure(run, GatedLinearAttentionForm::kAutomatic); }
+void recurrent(benchmark::State& run) { measure(run, GatedLinearAttentionForm::kRecurrent); }
+void chunked(benchmark::State& run) { measure(run, GatedLinearAttentionForm::kChunked); }
+
+void settings(benchmark::internal::Benchmark* bench) {
+  bench->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(20);
+}
+
 // SpikingBrain-7B: 28 query heads, 4 kv heads, 128. SpikingBrain-1B: 32, 8, 64.
 void shapes(benchmark::internal::Benchmark* bench) {
   for (const int64_t tokens : {512, 2048, 8192, 32768}) bench->Args({1, tokens, 28, 4, 128, 0});
@@ -165,9 +173,17 @@ void shapes(benchmark::internal::Benchmark* bench) {
   bench->Args({8, 1000, 28, 4, 128, 0});
   for (const int64_t sequences : {1, 16, 64, 256}) bench->Args({sequences, 1, 28, 4, 128, 0});
   bench->Args({64, 1, 32, 8, 64, 0});
-  bench->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(20);
+  settings(bench);
 }
-BENCHMARK(measure)->Name("gated_linear_attention/cuda")->Apply(shapes);
+BENCHMARK(automatic)->Name("gated_linear_attention/cuda")->Apply(shapes);
+
+// Where the forms meet.
+void short_shapes(benchmark::internal::Benchmark* bench) {
+  for (const int64_t tokens : {8, 16, 32, 64}) bench->Args({1, tokens, 28, 4, 128, 0});
+  settings(bench);
+}
+BENCHMARK(recurrent)->Name("gated_linear_attention/cuda/recurrent")->Apply(short_shapes);
+BENCHMARK(chunked)->Name("gated_linear_attention/cuda/chunked")->Apply(short_shapes);
 
 }  // namespace
 }  // namespace spb::ops

@@ -18,8 +18,8 @@ inline constexpr int kOctet = 8;
 
 // A thread has two channels of an octet of tokens. Of a block for one bit, the later half gets its
 // decay from the anchor, which is its first token.
-template <int kBit, int kCount, typename Row>
-__device__ void write_later_half(const float2 (&gates)[kCount], Row* rows, int column,
+template <int kBit, typename Row>
+__device__ void write_later_half(const float2 (&gates)[kOctet], Row* rows, int column,
                                  int anchor = 0) {
   float2 sum = {0, 0};
 #pragma unroll
@@ -30,8 +30,8 @@ __device__ void write_later_half(const float2 (&gates)[kCount], Row* rows, int c
 }
 
 // The earlier half gets its keys, decayed to the anchor, whose own gate is `last`.
-template <int kBit, int kCount, typename Row>
-__device__ void write_earlier_half(const float2 (&gates)[kCount], const float2 (&keys)[kCount],
+template <int kBit, typename Row>
+__device__ void write_earlier_half(const float2 (&gates)[kOctet], const float2 (&keys)[kOctet],
                                    float2 last, Row* rows, int column, int anchor = kBit) {
   float2 sum = last;
 #pragma unroll

@@ -21,12 +21,12 @@ struct TileIndex {
   int sub_chunk;
   int query_head;  // in the group
 
-  // `step` tiles on, in the next chunk with `first` after the last one.
-  __device__ static TileIndex at(int chunk, int sub_chunks, int group, int index) {
-    TileIndex tile = {chunk, sub_chunks - 1, index};
+  __device__ static TileIndex at(int chunk, int group, int index) {
+    TileIndex tile = {chunk, kSubChunks - 1, index};
     tile.carry(group);
     return tile;
   }
+  // The next tile of this warp, in the same chunk.
   __device__ TileIndex after(int group) const {
     TileIndex tile = {chunk, sub_chunk, query_head + kWarps};
     tile.carry(group);
@@ -83,7 +83,7 @@ class Tile {
   }
 
   // The outputs of sub-chunk kSubChunkIndex, a constant so that its loops are straight code.
-  // `queries` are overwritten. Steep: `exact` are the weights of the diagonal block.
+  // `queries` are overwritten. If steep, `exact` are the weights of the diagonal block.
   template <int kSubChunkIndex>
   __device__ void compute(const Memory& memory, const bf16_t (*values)[Memory::kRow], bool steep,
                           const uint32_t (&exact)[4], Queries<kDim>& queries,
@@ -224,8 +224,7 @@ __device__ void copy_chunk(ReadMemory<kDim, Gate>& memory, const Tensors& tensor
   cuda::commit_copies();
 }
 
-// The state before the segment into registers, in lane order; the rows of a warp and its columns
-// are whole groups of 32 or halves of them.
+// The state before the segment into registers, rows and columns in lane order.
 template <int kDim>
 __device__ void load_state(const float* from, StateTile<kDim>& state) {
 #pragma unroll
@@ -263,9 +262,7 @@ __global__ void __launch_bounds__(kThreads, kResident<kDim>)
   const auto warp = static_cast<int>(threadIdx.x / 32);
   const Segment segment = segment_of(batch, static_cast<int>(blockIdx.x));
   const int chunks = (segment.tokens + kChunk - 1) / kChunk;
-  const auto first_tile = [&](int chunk) {
-    return TileIndex::at(chunk, kSubChunks, tensors.group, warp);
-  };
+  const auto first_tile = [&](int chunk) { return TileIndex::at(chunk, tensors.group, warp); };
 
   copy_chunk(memory, tensors, segment, head, 0);
   Queries<kDim> next;  // of the tile after the one at work: always on their way
