@@ -4,6 +4,7 @@
 //   matmul_cells          block formats x int8; matmul_cells_cpu_kernels, matmul_cell_codes.h
 //   matmul_tiles          bf16 tiles (AMX); matmul_expand_cpu_amx converts to tiles
 //                         (matmul_tiles.h), matmul_tiles_cpu_amx multiplies them
+//   matmul_row_tiles      the same with bf16 rows of weights as they lie
 //   matmul_float_dots, matmul_float_panels   float rows, few and many tokens;
 //                         matmul_float_cpu_kernels
 //   matmul_path.h         what the paths share: targets in one row, split over the threads
@@ -41,16 +42,20 @@ void check_target(const Device& device, const MatmulArgs& args, size_t index) {
   check_no_overlap("matmul", "y", target.y, "x", args.x);
 }
 
-enum class Path { kTiles, kCells, kFloatPanels, kFloatDots };
+enum class Path { kTiles, kRowTiles, kCells, kFloatPanels, kFloatDots };
 
 // From so many rows of x on, expanding the weights for tile products is worth its while.
 constexpr int64_t kTileTokens = 16;
+// From so many on, expanding bf16 weights costs less than transposing the results.
+constexpr int64_t kManyTileTokens = 512;
 // The same for interleaving float weights.
 constexpr int64_t kPanelTokens = 32;
 
 Path path_of(const MatmulTarget& target, int64_t tokens) {
   const DType dtype = target.weight->dtype();
-  if (isa() == Isa::kAmx && tokens >= kTileTokens && dtype != DType::kF32) return Path::kTiles;
+  if (isa() == Isa::kAmx && tokens >= kTileTokens && dtype != DType::kF32) {
+    return dtype == DType::kBF16 && tokens < kManyTileTokens ? Path::kRowTiles : Path::kTiles;
+  }
   if (is_cell_dtype(dtype)) return Path::kCells;
   return tokens >= kPanelTokens ? Path::kFloatPanels : Path::kFloatDots;
 }
@@ -58,6 +63,7 @@ Path path_of(const MatmulTarget& target, int64_t tokens) {
 void run_path(Path path, Context& context, const PathArgs& args) {
   switch (path) {
     case Path::kTiles: return multiply_tiles(context, args);
+    case Path::kRowTiles: return multiply_row_tiles(context, args);
     case Path::kCells: return multiply_cells(context, args);
     case Path::kFloatPanels: return multiply_float_panels(context, args);
     case Path::kFloatDots: return multiply_float_dots(context, args);
@@ -85,7 +91,8 @@ void matmul(Context& context, const MatmulArgs& args) {
   // Targets that take the same path share one conversion of x and one parallel region.
   const MatmulTarget** chosen =
       context.arena().allocate<const MatmulTarget*>(static_cast<int64_t>(args.targets.size()));
-  for (const Path path : {Path::kTiles, Path::kCells, Path::kFloatPanels, Path::kFloatDots}) {
+  for (const Path path :
+       {Path::kTiles, Path::kRowTiles, Path::kCells, Path::kFloatPanels, Path::kFloatDots}) {
     size_t count = 0;
     for (const MatmulTarget& target : args.targets) {
       if (path_of(target, args.x.shape().rows()) == path) chosen[count++] = &target;

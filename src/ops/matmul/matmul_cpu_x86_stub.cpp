@@ -8,8 +8,10 @@ namespace {
 }  // namespace
 
 void convert_strip(const float*, int64_t, int64_t, int64_t, std::byte*) { refuse(); }
+void convert_panel(const float*, int64_t, int64_t, int64_t, std::byte*) { refuse(); }
 void expand_cells(DType, const std::byte*, int64_t, std::byte*) { refuse(); }
 void expand_floats(DType, const std::byte*, int64_t, int64_t, int64_t, std::byte*) { refuse(); }
 void multiply_tiles(const TileProduct&) { refuse(); }
+void multiply_rows(const RowProduct&) { refuse(); }
 
 }  // namespace spb::ops::isa_amx

@@ -82,6 +82,25 @@ __m512i load_bf16s(DType dtype, const std::byte* p, int64_t count) {
                   (Vec)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(raw, 1)));
 }
 
+// Up to 32 floats of each of up to 16 rows as bf16; the rest is zero.
+void convert_tile(const float* x, int64_t x_stride, int64_t rows, int64_t columns, Vec* tile) {
+  const __mmask32 mask = columns >= 32 ? ~__mmask32{0} : (__mmask32{1} << columns) - 1;
+  const auto low_mask = static_cast<__mmask16>(mask);
+  const auto high_mask = static_cast<__mmask16>(mask >> 16);
+  for (int64_t r = 0; r < 16; ++r) {
+    tile[r] = broadcast(0.0f);
+    if (r < rows) {
+      const float* p = x + r * x_stride;
+      tile[r] = (Vec)to_bf16s((Vec)_mm512_maskz_loadu_ps(low_mask, p),
+                              (Vec)_mm512_maskz_loadu_ps(high_mask, p + 16));
+    }
+  }
+}
+
+void store_tile(const Vec* rows, std::byte* tile) {
+  for (int i = 0; i < 16; ++i) _mm512_store_si512(tile + 64 * i, (__m512i)rows[i]);
+}
+
 // 16 rows of 32 bf16.
 void expand_whole_tile(const std::byte* rows, int64_t row_stride, std::byte* tile) {
   const RowWords<true> blocks{rows, row_stride, 16, 0};
@@ -98,19 +117,19 @@ void expand_whole_tile(const std::byte* rows, int64_t row_stride, std::byte* til
 void convert_strip(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
                    std::byte* strip) {
   for (int64_t k = 0; k < columns; k += kTileColumns, strip += kTileBytes) {
-    const int64_t left = columns - k;
-    const __mmask32 mask = left >= 32 ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
-    const auto low_mask = static_cast<__mmask16>(mask);
-    const auto high_mask = static_cast<__mmask16>(mask >> 16);
-    for (int64_t r = 0; r < kStripRows; ++r) {
-      __m512i tile_row = _mm512_setzero_si512();
-      if (r < rows) {
-        const float* p = x + r * x_stride + k;
-        tile_row = to_bf16s((Vec)_mm512_maskz_loadu_ps(low_mask, p),
-                            (Vec)_mm512_maskz_loadu_ps(high_mask, p + 16));
-      }
-      _mm512_store_si512(strip + 64 * r, tile_row);
-    }
+    Vec tile[16];
+    convert_tile(x + k, x_stride, rows, columns - k, tile);
+    store_tile(tile, strip);
+  }
+}
+
+void convert_panel(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
+                   std::byte* panel) {
+  for (int64_t k = 0; k < columns; k += kTileColumns, panel += kTileBytes) {
+    Vec tile[16];
+    convert_tile(x + k, x_stride, rows, columns - k, tile);
+    transpose(tile);  // pairs of columns travel as one word
+    store_tile(tile, panel);
   }
 }
 
@@ -145,9 +164,7 @@ void expand_floats(DType dtype, const std::byte* rows, int64_t row_stride, int64
       }
     }
     transpose(pairs);
-    for (int pair = 0; pair < 16; ++pair) {
-      _mm512_store_si512(panel + 64 * pair, (__m512i)pairs[pair]);
-    }
+    store_tile(pairs, panel);
   }
 }
 

@@ -23,21 +23,6 @@ constexpr int64_t kMinPart = 64;  // keys; shorter parts cost more in joining th
 constexpr int64_t kBlocksWanted = 1024;
 constexpr float kLog2E = 1.44269504f;
 
-struct Problem {
-  VisibleKeys visible;
-  int64_t tokens;
-  int heads;
-  int kv_heads;
-  int head_dim;
-  int parts;
-  float scale_log2;  // scale * log2(e): softmax in powers of 2
-  float* partial;    // [tokens, heads, parts, head_dim + 2]: sums, then maximum and weight
-
-  __device__ float* slot(int64_t token, int head, int part) const {
-    return partial + ((token * heads + head) * parts + part) * (head_dim + 2);
-  }
-};
-
 template <typename Element, int kPerLane>
 __device__ void read_row(const std::byte* rows, int64_t row, int head_dim, int lane,
                          float (&out)[kPerLane]) {
@@ -56,7 +41,7 @@ struct Sums {
 };
 
 template <typename Element, int kPerLane>
-__device__ void add_key(const Problem& p, const KeyRows& rows, int64_t row, int lane,
+__device__ void add_key(const PartsProblem& p, const KeyRows& rows, int64_t row, int lane,
                         const float (&q)[kHeadsAtOnce][kPerLane], int heads, Sums<kPerLane>& sums) {
   float key[kPerLane];
   float value[kPerLane];
@@ -85,8 +70,8 @@ __device__ void add_key(const Problem& p, const KeyRows& rows, int64_t row, int 
 
 // The warps' sums of one head joined in shared memory and written to the part's slot.
 template <int kPerLane>
-__device__ void join_warps(const Problem& p, const Sums<kPerLane>& sums, int h, int warp, int lane,
-                           float* to) {
+__device__ void join_warps(const PartsProblem& p, const Sums<kPerLane>& sums, int h, int warp,
+                           int lane, float* to) {
   __shared__ float largest[kWarps];
   __shared__ float weight[kWarps];
   __shared__ float values[kWarps][cuda::kWarpSize * kPerLane];
@@ -112,7 +97,8 @@ __device__ void join_warps(const Problem& p, const Sums<kPerLane>& sums, int h, 
 }
 
 template <typename Q, typename Element, int kPerLane>
-__global__ void __launch_bounds__(kThreads) parts_kernel(const Problem p, const Q* q) {
+__global__ void __launch_bounds__(kThreads)
+    parts_kernel(const __grid_constant__ PartsProblem p, const Q* q) {
   const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
   const int64_t token = blockIdx.x / p.kv_heads;
@@ -153,7 +139,8 @@ __global__ void __launch_bounds__(kThreads) parts_kernel(const Problem p, const 
 
 // One warp for each query head: the weighted mean over its parts.
 template <typename O>
-__global__ void __launch_bounds__(kThreads) join_parts_kernel(const Problem p, O* o) {
+__global__ void __launch_bounds__(kThreads)
+    join_parts_kernel(const __grid_constant__ PartsProblem p, O* o) {
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / cuda::kWarpSize;
   if (row >= p.tokens * p.heads) return;
@@ -187,7 +174,7 @@ int count_parts(const SoftmaxAttentionArgs& args, int64_t kv_heads) {
 }
 
 template <typename Q, typename Element>
-void launch(Context& context, const SoftmaxAttentionArgs& args, const Problem& p) {
+void launch(Context& context, const SoftmaxAttentionArgs& args, const PartsProblem& p) {
   const dim3 blocks(static_cast<unsigned>(p.tokens * p.kv_heads), static_cast<unsigned>(p.parts));
   const cudaStream_t stream = cuda::stream_of(context);
   const auto* q = reinterpret_cast<const Q*>(args.q.data());
@@ -205,8 +192,13 @@ void launch(Context& context, const SoftmaxAttentionArgs& args, const Problem& p
            p.head_dim);
   }
   cuda::check_launch("softmax_attention");
+}
+
+template <typename Q>
+void join_parts(Context& context, const SoftmaxAttentionArgs& args, const PartsProblem& p) {
   const auto joins = static_cast<unsigned>(cuda::ceil_divide(p.tokens * p.heads, kWarps));
-  join_parts_kernel<<<joins, kThreads, 0, stream>>>(p, reinterpret_cast<Q*>(args.o.data()));
+  join_parts_kernel<<<joins, kThreads, 0, cuda::stream_of(context)>>>(
+      p, reinterpret_cast<Q*>(args.o.data()));
   cuda::check_launch("softmax_attention: joining parts");
 }
 
@@ -217,20 +209,26 @@ void softmax_attention_cuda(Context& context, const SoftmaxAttentionArgs& args) 
   const Arena::Scope scope(context.arena());
   const Shape& q = args.q.shape();
   const Shape& keys = args.keys.defined() ? args.keys.shape() : args.sink_keys.shape();
-  Problem p{visible_keys(args),     q[0],
-            static_cast<int>(q[1]), static_cast<int>(keys[0]),
-            static_cast<int>(q[2]), count_parts(args, keys[0]),
-            args.scale * kLog2E,    nullptr};
+  PartsProblem p{visible_keys(args),     q[0],
+                 static_cast<int>(q[1]), static_cast<int>(keys[0]),
+                 static_cast<int>(q[2]), count_parts(args, keys[0]),
+                 args.scale * kLog2E,    nullptr};
   p.partial = context.arena().allocate<float>(p.tokens * p.heads * p.parts * (p.head_dim + 2));
   const DType cache = args.keys.defined() ? args.keys.dtype() : args.sink_keys.dtype();
   cuda::with_activation(args.q.dtype(), [&](auto type) {
     using Q = decltype(type);
-    switch (cache) {
-      case DType::kF32: return launch<Q, float>(context, args, p);
-      case DType::kF16: return launch<Q, __half>(context, args, p);
-      case DType::kBF16: return launch<Q, __nv_bfloat16>(context, args, p);
-      default: return launch<Q, signed char>(context, args, p);
+    if (parts_tiles_fit(args)) {
+      softmax_attention_parts_tiles(context, args, p);
+    } else if (cache == DType::kF32) {
+      launch<Q, float>(context, args, p);
+    } else if (cache == DType::kF16) {
+      launch<Q, __half>(context, args, p);
+    } else if (cache == DType::kBF16) {
+      launch<Q, __nv_bfloat16>(context, args, p);
+    } else {
+      launch<Q, signed char>(context, args, p);
     }
+    join_parts<Q>(context, args, p);
   });
 }
 

@@ -81,6 +81,28 @@ struct Tiles {
   }
 };
 
+// Few queries: the keys of each are cut into parts, whose sums are joined afterwards.
+struct PartsProblem {
+  VisibleKeys visible;
+  int64_t tokens;
+  int heads;
+  int kv_heads;
+  int head_dim;
+  int parts;
+  float scale_log2;  // scale * log2(e): softmax in powers of 2
+  float* partial;    // [tokens, heads, parts, head_dim + 2]: sums, then maximum and weight
+
+  __device__ float* slot(int64_t token, int head, int part) const {
+    return partial + ((token * heads + head) * parts + part) * (head_dim + 2);
+  }
+};
+
+// The sums of parts on tensor cores, all query heads of a group as the rows of one product: q and
+// caches bf16, head_dim 64 or 128, groups of up to 16.
+bool parts_tiles_fit(const SoftmaxAttentionArgs& args);
+void softmax_attention_parts_tiles(Context& context, const SoftmaxAttentionArgs& args,
+                                   const PartsProblem& problem);
+
 // Prefill on tensor cores: q, o and caches bf16, head_dim 64 or 128.
 struct PrefillProblem {
   VisibleKeys visible;

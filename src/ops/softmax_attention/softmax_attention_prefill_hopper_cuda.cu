@@ -17,7 +17,7 @@ constexpr int kThreads = kGroupThreads * (kConsumers + 1);
 constexpr int kGroupQueries = 64;
 constexpr int kQueries = kGroupQueries * kConsumers;
 constexpr int kTileKeys = kWarpgroupTileKeys;
-constexpr int kStages = 2;
+constexpr int kStages = 3;
 constexpr int kProducerRegisters = 40;
 constexpr int kConsumerRegisters = 232;
 
