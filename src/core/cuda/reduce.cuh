@@ -22,19 +22,29 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
-// Every thread gets the sum. kThreads is a multiple of 32; all threads of the block take part.
+// Every thread gets the result of all. kThreads is a multiple of 32; all threads of the block take
+// part.
+template <int kThreads, typename WarpReduce, typename Combine>
+__device__ float block_reduce(float value, WarpReduce warp_reduce, Combine combine) {
+  __shared__ float parts[kThreads / kWarpSize];
+  value = warp_reduce(value);
+  __syncthreads();  // parts may still be read by the call before
+  if (threadIdx.x % kWarpSize == 0) parts[threadIdx.x / kWarpSize] = value;
+  __syncthreads();
+  float result = parts[0];
+#pragma unroll
+  for (int i = 1; i < kThreads / kWarpSize; ++i) result = combine(result, parts[i]);
+  return result;
+}
+
 template <int kThreads>
 __device__ float block_sum(float value) {
-  __shared__ float parts[kThreads / kWarpSize];
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  value = warp_sum(value);
-  __syncthreads();  // parts may still be read by the call before
-  if (threadIdx.x % kWarpSize == 0) parts[warp] = value;
-  __syncthreads();
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < kThreads / kWarpSize; ++i) sum += parts[i];
-  return sum;
+  return block_reduce<kThreads>(value, warp_sum, [](float a, float b) { return a + b; });
+}
+
+template <int kThreads>
+__device__ float block_max(float value) {
+  return block_reduce<kThreads>(value, warp_max, [](float a, float b) { return fmaxf(a, b); });
 }
 
 }  // namespace spb::cuda

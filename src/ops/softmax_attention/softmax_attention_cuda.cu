@@ -21,6 +21,7 @@ constexpr int kWarps = kThreads / cuda::kWarpSize;
 constexpr int kHeadsAtOnce = 8;   // query heads whose sums a warp keeps in registers
 constexpr int64_t kMinPart = 64;  // keys; shorter parts cost more in joining than they save
 constexpr int64_t kBlocksWanted = 1024;
+constexpr int kMaxParts = 512;
 constexpr float kLog2E = 1.44269504f;
 
 template <typename Element, int kPerLane>
@@ -137,26 +138,31 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// One warp for each query head: the weighted mean over its parts.
+// One block for each query head: the weighted mean over its parts.
 template <typename O>
 __global__ void __launch_bounds__(kThreads)
     join_parts_kernel(const __grid_constant__ PartsProblem p, O* o) {
-  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
-  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / cuda::kWarpSize;
-  if (row >= p.tokens * p.heads) return;
+  __shared__ float factors[kMaxParts];
+  const int64_t row = blockIdx.x;
+  const auto thread = static_cast<int>(threadIdx.x);
   const float* parts = p.slot(row / p.heads, static_cast<int>(row % p.heads), 0);
   const int stride = p.head_dim + 2;
   float largest = -INFINITY;
-  for (int i = 0; i < p.parts; ++i) largest = fmaxf(largest, parts[i * stride + p.head_dim]);
-  float weight = 0;
-  for (int i = 0; i < p.parts; ++i) {
-    weight += exp2f(parts[i * stride + p.head_dim] - largest) * parts[i * stride + p.head_dim + 1];
+  for (int i = thread; i < p.parts; i += kThreads) {
+    factors[i] = parts[i * stride + p.head_dim];
+    largest = fmaxf(largest, factors[i]);
   }
-  for (int c = lane; c < p.head_dim; c += cuda::kWarpSize) {
+  largest = cuda::block_max<kThreads>(largest);
+  float weight = 0;
+  for (int i = thread; i < p.parts; i += kThreads) {
+    factors[i] = exp2f(factors[i] - largest);
+    weight += factors[i] * parts[i * stride + p.head_dim + 1];
+  }
+  weight = cuda::block_sum<kThreads>(weight);
+  for (int c = thread; c < p.head_dim; c += kThreads) {
     float sum = 0;
-    for (int i = 0; i < p.parts; ++i) {
-      sum += exp2f(parts[i * stride + p.head_dim] - largest) * parts[i * stride + c];
-    }
+#pragma unroll 8
+    for (int i = 0; i < p.parts; ++i) sum += factors[i] * parts[i * stride + c];
     o[row * p.head_dim + c] = cuda::from_float<O>(sum / weight);
   }
 }
@@ -170,7 +176,8 @@ int count_parts(const SoftmaxAttentionArgs& args, int64_t kv_heads) {
     keys += args.window_size > 0 ? std::min(args.window_size, seen) : seen;
   }
   const int64_t wanted = cuda::ceil_divide(kBlocksWanted, tokens * kv_heads);
-  return static_cast<int>(std::clamp<int64_t>(keys / kMinPart, 1, wanted));
+  return static_cast<int>(
+      std::clamp<int64_t>(keys / kMinPart, 1, std::min<int64_t>(wanted, kMaxParts)));
 }
 
 template <typename Q, typename Element>
@@ -196,7 +203,7 @@ void launch(Context& context, const SoftmaxAttentionArgs& args, const PartsProbl
 
 template <typename Q>
 void join_parts(Context& context, const SoftmaxAttentionArgs& args, const PartsProblem& p) {
-  const auto joins = static_cast<unsigned>(cuda::ceil_divide(p.tokens * p.heads, kWarps));
+  const auto joins = static_cast<unsigned>(p.tokens * p.heads);
   join_parts_kernel<<<joins, kThreads, 0, cuda::stream_of(context)>>>(
       p, reinterpret_cast<Q*>(args.o.data()));
   cuda::check_launch("softmax_attention: joining parts");

@@ -42,15 +42,20 @@ __device__ void fetch_tile(Shared<kDim>& shared, int buffer, const PartsProblem&
                            const Part& part, int64_t first, int kv_head) {
   constexpr int kPieces = kDim / 8;
   const int64_t sinks = p.visible.sinks.capacity;
+  // The first ring key of the tile; the others follow it, past the ring's end at its beginning.
+  const int64_t ring_key = max(first, sinks);
+  const int64_t ring = p.visible.ring.capacity;
+  const int64_t start = ring == 0 ? 0 : (part.begin + ring_key - sinks) % ring;
 #pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < kTileKeys * kPieces; i += kThreads) {
     const int row = i / kPieces;
     const int column = i % kPieces * 8;
     const bool valid = first + row < part.last;
-    const int64_t key = valid ? first + row : part.first;
+    const int64_t key = valid ? first + row : first;
     const bool sink = key < sinks;
     const KeyRows& source = sink ? p.visible.sinks : p.visible.ring;
-    const int64_t slot = sink ? key : (part.begin + key - sinks) % source.capacity;
+    int64_t slot = sink ? key : start + key - ring_key;
+    if (!sink && slot >= ring) slot -= ring;
     const int64_t offset = (kv_head * source.capacity + slot) * kDim + column;
     cuda::copy_async<16>(&shared.keys[buffer][row][column],
                          reinterpret_cast<const __nv_bfloat16*>(source.keys) + offset, valid);
