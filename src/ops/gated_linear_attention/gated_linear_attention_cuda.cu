@@ -9,7 +9,7 @@ namespace spb::ops {
 namespace {
 
 // Up to here the recurrent form is the faster one (measured on an H100, one sequence).
-constexpr int64_t kRecurrentTokens = 16;
+constexpr int64_t kRecurrentTokens = 6;
 
 // Segments times kv heads of a long sequence: about as many blocks as the large cards run at once.
 constexpr int64_t blocks_of(int dim) { return dim == 128 ? 128 : 256; }
