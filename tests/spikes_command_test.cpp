@@ -95,7 +95,7 @@ TEST_F(SpikesCommandTest, FiguresAreThoseOfTheForwardPass) {
   Collector collector(context);
   for (int64_t start = 0; start + 1 < tokens; start += 16) {
     const int64_t count = std::min<int64_t>(15, tokens - 1 - start);
-    model::SequenceState state(*model, {16, 16, DType::kF16});
+    model::SequenceState state(*model, {16, 16});
     Tensor logits(DType::kF32, Shape{count, model->config().vocab_size});
     const model::SequenceSlice slice{
         std::span(ids).subspan(static_cast<size_t>(start), static_cast<size_t>(count)), &state,
