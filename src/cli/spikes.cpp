@@ -96,7 +96,7 @@ Grouping grouping_of(const SpikesOptions& options) {
 class Reading {
  public:
   Reading(const SpikesOptions& options, const std::atomic<bool>* stop)
-      : options_(options), stop_(stop), context_(options.model.threads) {
+      : options_(options), stop_(stop), context_(options.model.make_context()) {
     settings_.state = options.state.state_options();
     settings_.verify_spikes = options.model.verify_spikes;
     if (!options.constants.empty()) {

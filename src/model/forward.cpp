@@ -118,6 +118,11 @@ int64_t logits_rows(std::span<const SequenceSlice> slices) {
 
 void forward(Context& context, const Model& model, std::span<const SequenceSlice> slices,
              TensorView logits, const ForwardHooks& hooks) {
+  check(context.device() == model.device(), "forward: context: expected device {}, got {}",
+        to_string(model.device()), to_string(context.device()));
+  check(hooks.observer == nullptr || !model.device().is_cuda(),
+        "forward: observer: activations are looked at on the CPU only, got device {}",
+        to_string(model.device()));
   check_slices(model, slices, logits, hooks.observer != nullptr);
   TextPass(context, model, hooks).run(slices, logits);
   for (const SequenceSlice& slice : slices) {
