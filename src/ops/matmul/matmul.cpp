@@ -46,15 +46,23 @@ enum class Path { kTiles, kRowTiles, kCells, kFloatPanels, kFloatDots };
 
 // From so many rows of x on, expanding the weights for tile products is worth its while.
 constexpr int64_t kTileTokens = 16;
-// From so many on, expanding bf16 weights costs less than transposing the results.
-constexpr int64_t kManyTileTokens = 512;
 // The same for interleaving float weights.
 constexpr int64_t kPanelTokens = 32;
+
+// bf16 rows are multiplied where they lie while there are few rows of x, all of which stay in the
+// second-level cache with the weights that pass by.
+constexpr int64_t kRowTileTokens = 512;
+constexpr int64_t kRowTileBytes = int64_t{5} << 18;  // of x in bf16
+
+bool suits_row_tiles(const MatmulTarget& target, int64_t tokens) {
+  return target.weight->dtype() == DType::kBF16 && tokens < kRowTileTokens &&
+         tokens * row_bytes(DType::kBF16, target.weight->columns()) <= kRowTileBytes;
+}
 
 Path path_of(const MatmulTarget& target, int64_t tokens) {
   const DType dtype = target.weight->dtype();
   if (isa() == Isa::kAmx && tokens >= kTileTokens && dtype != DType::kF32) {
-    return dtype == DType::kBF16 && tokens < kManyTileTokens ? Path::kRowTiles : Path::kTiles;
+    return suits_row_tiles(target, tokens) ? Path::kRowTiles : Path::kTiles;
   }
   if (is_cell_dtype(dtype)) return Path::kCells;
   return tokens >= kPanelTokens ? Path::kFloatPanels : Path::kFloatDots;

@@ -50,7 +50,7 @@ RowOutput output_of(const MatmulTarget& target, int64_t first_row);
 const std::byte* group_cells(const MatmulWeight::Impl& weight, int64_t g, std::byte* scratch);
 
 void multiply_tiles(Context& context, const PathArgs& args);         // bf16 tiles, many tokens
-void multiply_row_tiles(Context& context, const PathArgs& args);     // the same of bf16 rows
+void multiply_row_tiles(Context& context, const PathArgs& args);     // the same, bf16 rows in place
 void multiply_cells(Context& context, const PathArgs& args);         // block formats, int8 x
 void multiply_float_panels(Context& context, const PathArgs& args);  // float rows, many tokens
 void multiply_float_dots(Context& context, const PathArgs& args);    // float rows, a few tokens

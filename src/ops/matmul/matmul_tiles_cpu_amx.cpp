@@ -1,4 +1,6 @@
-// bf16 products on the tile unit: 32 rows of x by 32 rows of weights in four result tiles.
+// bf16 products on the tile unit: 32 rows of x by 32 rows of weights in four result tiles. The
+// first operand of the unit are strips of x, or rows of weights, whose results are transposed
+// afterwards.
 #include <immintrin.h>
 
 #include "core/simd/tile_config.h"
@@ -6,6 +8,7 @@
 #include "ops/matmul/matmul_tiles.h"
 
 namespace spb::ops::SPB_ISA {
+using namespace spb::SPB_ISA;
 namespace {
 
 const TileConfig kConfig;
@@ -131,10 +134,19 @@ struct Fetch {
 };
 
 Fetch fetch_during(const NextBytes& n, int64_t steps) {
-  if (n.stretches == 0 || steps == 0) return {};
+  if (n.stretches <= 0 || steps == 0) return {};
   const int64_t lines = (n.bytes + kLineBytes - 1) / kLineBytes * n.stretches;
   return {n.first, n.first + n.bytes, n.stride,
           n.bytes, n.stretches - 1,   (lines + steps - 1) / steps};
+}
+
+// Where a block of tiles that begins with `first` will put its results: stores that miss the caches
+// on as many pages as there are tokens would stop the next products.
+Fetch fetch_results(const ResultTile& first, int64_t tokens, int64_t rows, int64_t steps) {
+  constexpr int64_t kFloatBytes = sizeof(float);
+  return fetch_during({reinterpret_cast<const std::byte*>(first.y), first.stride * kFloatBytes,
+                       rows * kFloatBytes, tokens},
+                      steps);
 }
 
 // Result tiles 0..3, tiles of x 4 and 5, tiles of weights 6 and 7.
@@ -150,10 +162,16 @@ void multiply_block(const TileProduct& p, int64_t strip, int64_t panel, Fetch& f
   if constexpr (kStrips > 1 && kPanels > 1) {
     begin_tile<3>(result(1, 1), scratch);
   }
+  Fetch results =
+      p.out.accumulate
+          ? Fetch{}
+          : fetch_results(result(0, 0), 16 * (kStrips - 1) + result(kStrips - 1, 0).tokens,
+                          16 * (kPanels - 1) + result(0, kPanels - 1).rows, p.k_tiles);
   const std::byte* x = p.strips + strip * p.strip_bytes;
   const std::byte* w = p.panels + panel * p.panel_bytes;
   for (int64_t k = 0; k < p.k_tiles; ++k, x += kTileBytes, w += kTileBytes) {
     fetch.step();
+    results.step();
     _tile_loadd(4, x, 64);
     _tile_loadd(6, w, 64);
     if constexpr (kPanels > 1) _tile_loadd(7, w + p.panel_bytes, 64);
@@ -199,10 +217,12 @@ struct TileRows {
 
 // Result tiles 0..3, tiles of weights 4 and 5, tiles of x 6 and 7.
 template <int kRowTiles, int kPanels>
-void add_products(const TileRows& w, const std::byte* x, int64_t panel_bytes, Fetch& fetch) {
+void add_products(const TileRows& w, const std::byte* x, int64_t panel_bytes, Fetch& fetch,
+                  Fetch& results) {
   const std::byte* rows = w.first;
   for (int64_t k = 0; k < w.k_tiles; ++k, rows += 64, x += kTileBytes) {
     fetch.step();
+    results.step();
     _tile_loadd(4, rows, w.stride);
     _tile_loadd(6, x, 64);
     if constexpr (kPanels > 1) _tile_loadd(7, x + panel_bytes, 64);
@@ -252,11 +272,14 @@ void multiply_row_block(const RowProduct& p, int64_t row_tile, int64_t panel,
   if constexpr (kRowTiles > 1) begin_transposed<2>(result(1, 0), scratch);
   if constexpr (kRowTiles > 1 && kPanels > 1) begin_transposed<3>(result(1, 1), scratch);
   const int64_t whole = p.columns / kTileColumns;
+  Fetch results = fetch_results(result(0, 0), 16 * (kPanels - 1) + result(0, kPanels - 1).tokens,
+                                16 * (kRowTiles - 1) + result(kRowTiles - 1, 0).rows, whole);
   const std::byte* x = p.panels + panel * p.panel_bytes;
   add_products<kRowTiles, kPanels>({p.rows + 16 * row_tile * p.row_stride, p.row_stride, whole}, x,
-                                   p.panel_bytes, fetch);
+                                   p.panel_bytes, fetch, results);
   const int64_t left = p.columns % kTileColumns == 0 ? 0 : 1;
-  add_products<kRowTiles, kPanels>({tails, 64, left}, x + whole * kTileBytes, p.panel_bytes, fetch);
+  add_products<kRowTiles, kPanels>({tails, 64, left}, x + whole * kTileBytes, p.panel_bytes, fetch,
+                                   results);
   end_transposed<0>(result(0, 0), scratch);
   if constexpr (kPanels > 1) end_transposed<1>(result(0, 1), scratch);
   if constexpr (kRowTiles > 1) end_transposed<2>(result(1, 0), scratch);
@@ -276,11 +299,9 @@ void multiply_row_tiles(const RowProduct& p, int64_t row_tile) {
   const int64_t panels = (p.tokens + 15) / 16;
   const int64_t next = 16 * (row_tile + kRowTiles);
   const int64_t left = p.row_count - next;
-  Fetch fetch = fetch_during({p.rows + next * p.row_stride, p.row_stride, 2 * p.columns,
-                              left < 0    ? 0
-                              : left < 32 ? left
-                                          : 32},
-                             (panels + 1) / 2 * whole);
+  Fetch fetch = fetch_during(
+      {p.rows + next * p.row_stride, p.row_stride, 2 * p.columns, left < 32 ? left : 32},
+      (panels + 1) / 2 * whole);
   int64_t panel = 0;
   for (; panel + 2 <= panels; panel += 2) {
     multiply_row_block<kRowTiles, 2>(p, row_tile, panel, tails, fetch);
