@@ -4,6 +4,7 @@
 #include <array>
 #include <unordered_set>
 
+#include "core/cuda/row_formats.h"
 #include "core/error.h"
 #include "core/memory_usage.h"
 #include "core/transfer.h"
@@ -238,10 +239,7 @@ Tensor find_rope_factors(const ModelConfig& config, const io::TensorSource& sour
 
 // Embeddings keep formats that the kernels read; others are widened.
 Tensor device_table(Context& context, ConstTensorView table) {
-  const DType dtype = table.dtype();
-  const bool readable =
-      is_float(dtype) || dtype == DType::kQ8_0 || dtype == DType::kQ4_0 || dtype == DType::kQ4_1;
-  if (readable) return to_device(context, table);
+  if (cuda::readable_on_device(table.dtype())) return to_device(context, table);
   return to_device(context, widened(table));
 }
 

@@ -2,14 +2,9 @@
 #pragma once
 
 #include "core/cuda/launch.cuh"
-#include "core/dtype.h"
+#include "core/cuda/row_formats.h"
 
 namespace spb::cuda {
-
-// Formats that row_element reads: what others hold is widened before it goes to the device.
-inline bool readable_on_device(DType dtype) {
-  return is_float(dtype) || dtype == DType::kQ8_0 || dtype == DType::kQ4_0 || dtype == DType::kQ4_1;
-}
 
 __device__ inline float half_at(const std::byte* bytes) {
   return __half2float(__ushort_as_half(*reinterpret_cast<const unsigned short*>(bytes)));

@@ -179,7 +179,7 @@ const void* expanded(Context& context, const MatmulWeight::Impl& weight, DType d
   T* out = context.arena().allocate<T>(w.rows * w.columns);
   const auto blocks =
       static_cast<unsigned>(cuda::ceil_divide(w.rows * (w.columns / kUnit), kThreads));
-  with_plane_format(weight.dtype, [&]<DType kDtype>() {
+  cuda::with_row_format(weight.dtype, [&]<DType kDtype>() {
     expand_kernel<kDtype, T><<<blocks, kThreads, 0, cuda::stream_of(context)>>>(w, out);
   });
   cuda::check_launch("matmul: expanding weights");
@@ -238,7 +238,7 @@ void matmul_cuda(Context& context, const MatmulArgs& args) {
         ++end;
       }
       const auto targets = args.targets.subspan(begin, end - begin);
-      with_plane_format(first.weight->dtype(), [&]<DType kDtype>() {
+      cuda::with_row_format(first.weight->dtype(), [&]<DType kDtype>() {
         if (first.y.dtype() == args.x.dtype()) {
           multiply_few_rows<kDtype, T, T>(context, args.x, targets);
         } else {

@@ -5,8 +5,7 @@
 // unused and absent). A q4 code byte j of a block holds elements j and j + 16, as in files.
 #pragma once
 
-#include "core/cuda/launch.cuh"
-#include "core/dtype.h"
+#include "core/cuda/block_rows.cuh"
 
 namespace spb::ops {
 
@@ -76,19 +75,6 @@ __device__ inline void read_unit(const Planes& w, int64_t row, int64_t unit, flo
         out[i] = kWithMin ? d * static_cast<float>(code) + m : d * static_cast<float>(code - 8);
       }
     }
-  }
-}
-
-// Calls function.template operator()<dtype>() for the formats above.
-template <typename Function>
-void with_plane_format(DType dtype, Function function) {
-  switch (dtype) {
-    case DType::kF32: return function.template operator()<DType::kF32>();
-    case DType::kF16: return function.template operator()<DType::kF16>();
-    case DType::kBF16: return function.template operator()<DType::kBF16>();
-    case DType::kQ8_0: return function.template operator()<DType::kQ8_0>();
-    case DType::kQ4_0: return function.template operator()<DType::kQ4_0>();
-    default: return function.template operator()<DType::kQ4_1>();
   }
 }
 
