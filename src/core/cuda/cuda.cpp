@@ -1,5 +1,8 @@
 #include "core/cuda/cuda.h"
 
+#include <algorithm>
+#include <new>
+
 #include "core/cuda/blas.h"
 #include "core/cuda/runtime.h"
 
@@ -108,6 +111,10 @@ Stream::Stream(int device) : device_(device) {
   cudaStream_t stream = nullptr;
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
   handle_ = stream;
+  void* fault = nullptr;
+  check_cuda(cudaHostAlloc(&fault, sizeof(Fault), cudaHostAllocPortable | cudaHostAllocMapped),
+             "allocating host memory");
+  fault_ = new (fault) Fault;
 }
 
 Blas& Stream::blas() {
@@ -115,7 +122,10 @@ Blas& Stream::blas() {
   return *blas_;
 }
 
-Stream::~Stream() { (void)cudaStreamDestroy(cuda_stream(handle_)); }
+Stream::~Stream() {
+  (void)cudaStreamDestroy(cuda_stream(handle_));
+  (void)cudaFreeHost(fault_);
+}
 
 // Pageable host memory is staged by the runtime before the call returns.
 void Stream::copy_to_device(void* to, const void* from, int64_t bytes) {
@@ -144,6 +154,55 @@ void Stream::copy_to_host(void* to, const void* from, int64_t bytes) {
 
 void Stream::synchronize() {
   check_cuda(cudaStreamSynchronize(cuda_stream(handle_)), "running kernels");
+  if (fault_->kind != FaultKind::kNone) throw_fault();
+}
+
+void Stream::throw_fault() {
+  const Fault fault = std::exchange(*fault_, Fault{});
+  const std::string& place = places_.at(static_cast<size_t>(fault.place));
+  fail(ErrorKind::kData, "{}{}row {}, channel {}: {}", place, place.empty() ? "" : ": ", fault.row,
+       fault.column,
+       fault.kind == FaultKind::kNotFinite ? "expected a finite number"
+                                           : "expected a spike count of at most 2^24");
+}
+
+void Stream::set_place(const std::string& place) {
+  const auto found = std::find(places_.begin(), places_.end(), place);
+  place_ = static_cast<int>(found - places_.begin());
+  if (found == places_.end()) places_.push_back(place);
+}
+
+Graph Stream::record(const std::function<void()>& queue) {
+  check_cuda(cudaStreamBeginCapture(cuda_stream(handle_), cudaStreamCaptureModeRelaxed),
+             "recording a graph");
+  cudaGraph_t graph = nullptr;
+  try {
+    queue();
+  } catch (...) {
+    (void)cudaStreamEndCapture(cuda_stream(handle_), &graph);
+    (void)cudaGraphDestroy(graph);
+    throw;
+  }
+  check_cuda(cudaStreamEndCapture(cuda_stream(handle_), &graph), "recording a graph");
+  cudaGraphExec_t exec = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&exec, graph, 0);
+  (void)cudaGraphDestroy(graph);
+  check_cuda(status, "preparing a graph");
+  return Graph(exec);
+}
+
+void Stream::launch(const Graph& graph) {
+  check_cuda(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph.handle()), cuda_stream(handle_)),
+             "queuing a graph");
+}
+
+Graph::~Graph() {
+  if (handle_ != nullptr) (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_));
+}
+
+Graph& Graph::operator=(Graph&& other) noexcept {
+  std::swap(handle_, other.handle_);
+  return *this;
 }
 
 }  // namespace spb::cuda

@@ -6,8 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "core/cuda/fault.h"
 
 namespace spb::cuda {
 
@@ -42,6 +47,22 @@ void fill_zero(int device, void* to, int64_t bytes);
 
 class Blas;
 
+// Work that a stream recorded, to be queued again with one call.
+class Graph {
+ public:
+  Graph() = default;
+  explicit Graph(void* handle) : handle_(handle) {}  // cudaGraphExec_t, owned
+  ~Graph();
+  Graph(Graph&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Graph& operator=(Graph&& other) noexcept;
+
+  bool defined() const { return handle_ != nullptr; }
+  void* handle() const { return handle_; }
+
+ private:
+  void* handle_ = nullptr;
+};
+
 // A queue of work of one device. Everything asked of it happens in order, later than the call.
 class Stream {
  public:
@@ -59,14 +80,32 @@ class Stream {
   void copy_to_device(void* to, const void* from, int64_t bytes);
   void copy_on_device(void* to, const void* from, int64_t bytes);
   void fill_zero(void* to, int64_t bytes);
-  // Waits for all work before it, and reports its errors.
+  // Waits for all work before it, and reports its errors. A fault that a kernel found in its data
+  // is a data error that names the place.
   void copy_to_host(void* to, const void* from, int64_t bytes);
   void synchronize();
 
+  // Records what `queue` asks of this stream instead of doing it. Addresses and arguments are those
+  // of the recording, so it may read nothing of the host; and it should have been done once before,
+  // so that its memory is there.
+  Graph record(const std::function<void()>& queue);
+  void launch(const Graph& graph);
+
+  // Where kernels report what is wrong with their data (core/cuda/fault.cuh). They are told the
+  // place that is current when they are queued.
+  Fault* fault() const { return fault_; }
+  int place() const { return place_; }
+  void set_place(const std::string& place);
+
  private:
+  void throw_fault();
+
   int device_ = 0;
   void* handle_ = nullptr;
   std::unique_ptr<Blas> blas_;
+  Fault* fault_ = nullptr;  // host memory that kernels see
+  std::vector<std::string> places_{""};
+  int place_ = 0;
 };
 
 }  // namespace spb::cuda

@@ -24,5 +24,10 @@ void Stream::copy_on_device(void*, const void*, int64_t) { not_built("cuda"); }
 void Stream::fill_zero(void*, int64_t) { not_built("cuda"); }
 void Stream::copy_to_host(void*, const void*, int64_t) { not_built("cuda"); }
 void Stream::synchronize() { not_built("cuda"); }
+void Stream::set_place(const std::string&) { not_built("cuda"); }
+Graph Stream::record(const std::function<void()>&) { not_built("cuda"); }
+void Stream::launch(const Graph&) { not_built("cuda"); }
+Graph::~Graph() = default;
+Graph& Graph::operator=(Graph&&) noexcept = default;
 
 }  // namespace spb::cuda
