@@ -37,11 +37,18 @@ class Context {
     activation_dtype_ = dtype;
   }
 
+  // While a step of decoding is being recorded (model/decoder.h): in device memory, by how many
+  // positions the sequences will have advanced when it is played. Operators on a CUDA device add it
+  // to the positions they are given. nullptr: nothing to add.
+  const int64_t* advance() const { return advance_; }
+  void set_advance(const int64_t* advance) { advance_ = advance; }
+
  private:
   Device device_;
   ThreadPool pool_;
   std::unique_ptr<cuda::Stream> stream_;
   Arena arena_;
+  const int64_t* advance_ = nullptr;
   DType activation_dtype_ = device_.is_cuda() ? DType::kBF16 : DType::kF32;
 };
 

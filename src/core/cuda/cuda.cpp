@@ -111,6 +111,10 @@ Stream::Stream(int device) : device_(device) {
   cudaStream_t stream = nullptr;
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
   handle_ = stream;
+  int major = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "asking for a device's properties");
+  overlaps_kernels_ = major >= 9;
   void* fault = nullptr;
   check_cuda(cudaHostAlloc(&fault, sizeof(Fault), cudaHostAllocPortable | cudaHostAllocMapped),
              "allocating host memory");

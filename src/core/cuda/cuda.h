@@ -73,6 +73,8 @@ class Stream {
 
   int device() const { return device_; }
   void* handle() const { return handle_; }  // cudaStream_t
+  // Whether a kernel may begin before the one queued earlier has ended (launch_early).
+  bool overlaps_kernels() const { return overlaps_kernels_; }
 
   Blas& blas();  // for products queued here; core/cuda/blas.h
 
@@ -101,6 +103,7 @@ class Stream {
   void throw_fault();
 
   int device_ = 0;
+  bool overlaps_kernels_ = false;
   void* handle_ = nullptr;
   std::unique_ptr<Blas> blas_;
   Fault* fault_ = nullptr;  // host memory that kernels see

@@ -20,6 +20,43 @@ inline cudaStream_t stream_of(Context& context) {
 // next synchronization.
 inline void check_launch(const char* kernel) { check_cuda(cudaGetLastError(), kernel); }
 
+// Launches a kernel that the device may begin before the kernels queued earlier have ended (from
+// Hopper on): it must call wait_for_earlier() before it touches what they write or read.
+template <typename... Parameters, typename... Arguments>
+void launch_early(Context& context, const char* name, dim3 blocks, int threads, size_t shared,
+                  void (*kernel)(Parameters...), Arguments&&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = stream_of(context);
+  config.attrs = &attribute;
+  config.numAttrs = context.stream().overlaps_kernels() ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
+}
+
+// Waits until the kernels queued earlier have ended and all they wrote can be read.
+__device__ inline void wait_for_earlier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The next kernel may begin once every block has called this or ended.
+__device__ inline void let_next_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Asks for a line of memory to be brought near.
+__device__ inline void prefetch(const void* line) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+}
+
 // Lets `kernel` use `bytes` of dynamic shared memory, beyond the 48 KiB of every device.
 template <typename Kernel>
 void allow_shared_memory(Kernel kernel, int bytes) {

@@ -16,7 +16,9 @@ void embedding(Context& context, const EmbeddingArgs& args) {
   check_tensor("embedding", "table", args.table, args.table.dtype(), table);
   check_activation("embedding", "y", args.y, context.device(), Shape{count, table[1]});
   check_no_overlap("embedding", "table", args.table, "y", args.y);
-  for (int64_t i = 0; i < count; ++i) {
+  check(!args.ids_on_device || context.device().is_cuda(),
+        "embedding: ids: expected host memory, got memory of a device");
+  for (int64_t i = 0; i < (args.ids_on_device ? 0 : count); ++i) {
     const int32_t id = args.ids[static_cast<size_t>(i)];
     check(id >= 0 && id < table[0], "embedding: ids[{}]: expected 0 to {}, got {}", i, table[0] - 1,
           id);

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void embedding_cuda(Context& context, const EmbeddingArgs& args) {
   const Arena::Scope scope(context.arena());
-  const int32_t* ids = on_device(context, args.ids);
+  const int32_t* ids = args.ids_on_device ? args.ids.data() : on_device(context, args.ids);
   const int64_t columns = args.table.shape()[1];
   cuda::with_activation(args.y.dtype(), [&](auto type) {
     using T = decltype(type);

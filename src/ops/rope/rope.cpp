@@ -14,11 +14,24 @@ namespace {
 // Beyond it an angle in double has lost the fraction of a turn that matters.
 constexpr int64_t kMaxPosition = int64_t{1} << 40;
 
+void check_also(const Device& device, const RopeArgs& args) {
+  if (!args.also.defined()) return;
+  const Shape& x = args.x.shape();
+  const Shape& also = args.also.shape();
+  check(also.rank() == 3 && also[0] == x[0] && also[2] == x[2],
+        "rope: also: expected [{}, H, {}], got {}", x[0], x[2], also);
+  check_activation("rope", "also", args.also, device, also);
+  check(args.also.dtype() == args.x.dtype(), "rope: also: expected {}, got {}",
+        name(args.x.dtype()), name(args.also.dtype()));
+  check_no_overlap("rope", "x", args.x, "also", args.also);
+}
+
 void check_args(const Device& device, const RopeArgs& args) {
   const Shape& shape = args.x.shape();
   check(shape.rank() == 3 && shape[2] > 0 && shape[2] % 2 == 0,
         "rope: x: expected [N, H, D] with D even and > 0, got {}", shape);
   check_activation("rope", "x", args.x, device, shape);
+  check_also(device, args);
   check(static_cast<int64_t>(args.positions.size()) == shape[0],
         "rope: positions: expected {} (one per token), got {}", shape[0], args.positions.size());
   for (size_t i = 0; i < args.positions.size(); ++i) {
@@ -42,8 +55,15 @@ void check_args(const Device& device, const RopeArgs& args) {
 
 void rope(Context& context, const RopeArgs& args) {
   check_args(context.device(), args);
-  if (args.x.shape().elements() == 0) return;
-  context.device().is_cuda() ? rope_cuda(context, args) : rope_cpu(context, args);
+  if (context.device().is_cuda()) {
+    if (args.x.shape()[0] > 0) rope_cuda(context, args);
+    return;
+  }
+  RopeArgs one = args;
+  for (const TensorView& x : {args.x, args.also}) {
+    one.x = x;
+    if (x.defined() && x.shape().elements() > 0) rope_cpu(context, one);
+  }
 }
 
 std::vector<float> llama3_rope_factors(const Llama3Scaling& scaling, double theta,

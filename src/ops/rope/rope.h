@@ -8,10 +8,11 @@
 //
 //   name       shape      dtype  access
 //   x          [N, H, D]  f32    rotated in place; D even
+//   also       [N, I, D]  f32    rotated in place by the same angles; optional (keys)
 //   positions  [N]        i64    read; in [0, 2^40]
 //   factors    [D/2]      f32    read; optional, each > 0 (Llama 3 long-context scaling)
 //
-// On a CUDA device x may be bf16. Angles are computed in double and reduced before sin and cos, so
+// On a CUDA device x and also may be bf16. Angles are computed in double and reduced before sin and cos, so
 // positions of many millions keep full accuracy. Tolerance against the reference: 1e-6 * |(a, b)|
 // up to position 2^24. The same bits for every number of threads.
 // Source: Su et al. 2021, "RoFormer".
@@ -34,6 +35,7 @@ struct RopeArgs {
   ConstTensorView factors;  // may be undefined
   double theta = 10000.0;
   RopePairs pairs = RopePairs::kHalf;
+  TensorView also = {};  // may be undefined
 };
 
 void rope(Context& context, const RopeArgs& args);

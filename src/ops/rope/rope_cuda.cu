@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -13,12 +14,26 @@ using cuda::Rows;
 
 constexpr int kThreads = 256;
 
+// Positions of a few tokens travel with the launch, which spares a copy and lets a recorded launch
+// be played again.
+constexpr int64_t kFewTokens = 64;
+struct Positions {
+  int64_t few[kFewTokens];
+  const int64_t* many;     // instead; device memory
+  const int64_t* advance;  // Context::advance()
+
+  __device__ int64_t at(int64_t token) const {
+    const int64_t position = many != nullptr ? many[token] : few[token];
+    return advance == nullptr ? position : position + *advance;
+  }
+};
+
 template <typename T>
 struct Args {
-  Rows<T> x;  // heads of all tokens
-  const int64_t* positions;
+  Rows<T> x[2];  // heads of all tokens
+  int heads[2];
+  Positions positions;
   const float* factors;  // nullptr: none
-  int64_t heads;
   int half;
   double log2_theta;
   bool interleaved;
@@ -55,10 +70,12 @@ __device__ void rotate_neighbors(T* pairs, const float2* turns) {
 
 // One block for each token: its angles in double, once for all heads.
 template <int kPack, typename T>
-__global__ void __launch_bounds__(kThreads) rope_kernel(const Args<T> args) {
+__global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ Args<T> args) {
   extern __shared__ float2 turns[];  // (cos, sin) of every pair
+  cuda::let_next_begin();
+  cuda::wait_for_earlier();
   const int64_t token = blockIdx.x;
-  const auto position = static_cast<double>(args.positions[token]);
+  const auto position = static_cast<double>(args.positions.at(token));
   for (int j = static_cast<int>(threadIdx.x); j < args.half; j += kThreads) {
     double angle = position * exp2(-args.log2_theta * j / args.half);
     if (args.factors != nullptr) angle /= args.factors[j];
@@ -68,10 +85,14 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const Args<T> args) {
   }
   __syncthreads();
   // Pairs are rotated kPack at once: neighbors of one head.
-  const int packs = static_cast<int>(args.heads) * (args.half / kPack);
-  for (int i = static_cast<int>(threadIdx.x); i < packs; i += kThreads) {
-    const int j = i % (args.half / kPack) * kPack;
-    T* head = args.x.row(token * args.heads + i / (args.half / kPack));
+  const int packs_of_head = args.half / kPack;
+  const int heads = args.heads[0] + args.heads[1];
+  for (int i = static_cast<int>(threadIdx.x); i < heads * packs_of_head; i += kThreads) {
+    const int j = i % packs_of_head * kPack;
+    const int h = i / packs_of_head;
+    const int side = h < args.heads[0] ? 0 : 1;
+    const int64_t row = token * args.heads[side] + h - side * args.heads[0];
+    T* head = args.x[side].row(row);
     if (args.interleaved) {
       rotate_neighbors<kPack>(head + 2 * j, turns + j);
     } else {
@@ -80,33 +101,39 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const Args<T> args) {
   }
 }
 
-template <int kPack, typename T>
-void launch(Context& context, const Args<T>& args, int64_t tokens) {
-  rope_kernel<kPack, T><<<static_cast<unsigned>(tokens), kThreads, args.half * sizeof(float2),
-                          cuda::stream_of(context)>>>(args);
-  cuda::check_launch("rope");
+Positions positions_of(Context& context, std::span<const int64_t> positions) {
+  Positions out{};
+  out.advance = context.advance();
+  if (static_cast<int64_t>(positions.size()) <= kFewTokens) {
+    std::copy(positions.begin(), positions.end(), out.few);
+  } else {
+    out.many = on_device(context, positions);
+  }
+  return out;
 }
 
 }  // namespace
 
 void rope_cuda(Context& context, const RopeArgs& args) {
   const Arena::Scope scope(context.arena());
-  const int64_t* positions = on_device(context, args.positions);
   const Shape& shape = args.x.shape();
-  const auto half = static_cast<int>(shape[2] / 2);
+  const bool two = args.also.defined();
   cuda::with_activation(args.x.dtype(), [&](auto type) {
     using T = decltype(type);
-    const Args<T> kernel_args{cuda::rows_of<T>(args.x),
-                              positions,
-                              args.factors.defined() ? args.factors.as<float>() : nullptr,
-                              shape[1],
-                              half,
-                              std::log2(args.theta),
-                              args.pairs == RopePairs::kInterleaved};
+    const Args<T> kernel_args{
+        {cuda::rows_of<T>(args.x), cuda::rows_of<T>(two ? args.also : args.x)},
+        {static_cast<int>(shape[1]), two ? static_cast<int>(args.also.shape()[1]) : 0},
+        positions_of(context, args.positions),
+        args.factors.defined() ? args.factors.as<float>() : nullptr,
+        static_cast<int>(shape[2] / 2),
+        std::log2(args.theta),
+        args.pairs == RopePairs::kInterleaved};
     constexpr int kPack = cuda::kPackSize<T>;
-    const bool packed = half % kPack == 0 && cuda::packs_fit(args.x, kPack);
-    packed ? launch<kPack>(context, kernel_args, shape[0])
-           : launch<1>(context, kernel_args, shape[0]);
+    const bool packed = kernel_args.half % kPack == 0 && cuda::packs_fit(args.x, kPack) &&
+                        (!two || cuda::packs_fit(args.also, kPack));
+    const auto kernel = packed ? rope_kernel<kPack, T> : rope_kernel<1, T>;
+    cuda::launch_early(context, "rope", dim3(static_cast<unsigned>(shape[0])), kThreads,
+                       static_cast<size_t>(kernel_args.half) * sizeof(float2), kernel, kernel_args);
   });
 }
 

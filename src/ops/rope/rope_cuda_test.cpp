@@ -13,12 +13,28 @@ TEST_P(RopeCuda, AgreesWithTheReferenceFarOut) {
     const Shape shape{5, 7, 128};
     Tensor x = test::random_tensor(rng, shape);
     const std::vector<int64_t> positions = {0, 1, 4095, 1 << 20, 1 << 24};
+    Tensor keys = test::random_tensor(rng, Shape{5, 2, 128});
     Tensor x_device = test::put(context(), x, GetParam());
-    rope_reference({x, positions, {}, 1e6, pairs});
-    rope(context(), {x_device, positions, {}, 1e6, pairs});
+    Tensor keys_device = test::put(context(), keys, GetParam());
+    rope_reference({x, positions, {}, 1e6, pairs, keys});
+    rope(context(), {x_device, positions, {}, 1e6, pairs, keys_device});
     EXPECT_LE(test::relative_error(test::take(context(), x_device), x),
               test::tolerance(GetParam()));
+    EXPECT_LE(test::relative_error(test::take(context(), keys_device), keys),
+              test::tolerance(GetParam()));
   }
+}
+
+// Positions of many tokens take another way to the device.
+TEST_P(RopeCuda, AgreesWithTheReferenceForManyTokens) {
+  Rng rng(33);
+  Tensor x = test::random_tensor(rng, Shape{130, 3, 64});
+  std::vector<int64_t> positions(130);
+  for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int64_t>(i) + 1000;
+  Tensor x_device = test::put(context(), x, GetParam());
+  rope_reference({x, positions, {}, 1e4});
+  rope(context(), {x_device, positions, {}, 1e4});
+  EXPECT_LE(test::relative_error(test::take(context(), x_device), x), test::tolerance(GetParam()));
 }
 
 TEST_P(RopeCuda, DividesByFactors) {

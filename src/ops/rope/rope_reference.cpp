@@ -1,10 +1,16 @@
 #include <cmath>
+#include <utility>
 
 #include "ops/rope/rope.h"
 
 namespace spb::ops {
 
 void rope_reference(const RopeArgs& args) {
+  if (args.also.defined()) {
+    RopeArgs second = args;
+    second.x = std::exchange(second.also, {});
+    rope_reference(second);
+  }
   const Shape& shape = args.x.shape();
   const int64_t pairs = shape[2] / 2;
   const bool half = args.pairs == RopePairs::kHalf;
