@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -15,7 +16,7 @@
 #include "core/memory_usage.h"
 #include "core/rng.h"
 #include "core/transfer.h"
-#include "model/forward.h"
+#include "model/decoder.h"
 #include "model/random_model.h"
 
 namespace spb::cli {
@@ -30,6 +31,7 @@ struct BenchOptions {
   std::string prefill = "512";
   std::string depths = "0,1k";
   int64_t tokens = 64;
+  int64_t batch = 1;
   int64_t repeat = 3;
   std::string fill_above = "8k";
   bool json = false;
@@ -58,8 +60,8 @@ struct Row {
   std::string kind;            // "prefill" or "decode"
   int64_t context = 0;         // prompt length, or depth that decoding starts from
   bool filled = false;         // the depth was filled with random state instead of a real prefill
-  Summary rate;                // tokens per second
-  double bytes_per_token = 0;  // read while decoding: weights and state
+  Summary rate;                // tokens per second, of all sequences
+  double bytes_per_token = 0;  // read while decoding: weights, shared by the batch, and state
   MemoryUsage memory;
 };
 
@@ -69,15 +71,16 @@ struct ExpertTraffic {
   int64_t active = 0;  // bytes of the chosen experts' matrices
 };
 
-// What one decoded token reads: the active weights once, the state of linear layers (read and
-// written), the keys and values visible to softmax layers.
-double decode_bytes(const model::Model& model, const model::StateOptions& options, int64_t depth) {
+// What one decoded token reads: its share of the active weights, the state of linear layers (read
+// and written), the keys and values visible to softmax layers.
+double decode_bytes(const model::Model& model, const model::StateOptions& options, int64_t depth,
+                    int64_t batch) {
   const model::ModelConfig& config = model.config();
   model::StateOptions single = options;
   single.max_chunk = 1;  // the window alone
   const model::StateBytes state = model::state_bytes(config, single, depth + 1);
-  return static_cast<double>(model.bytes_per_token() + 2 * state.recurrent + state.window +
-                             state.full);
+  return static_cast<double>(model.bytes_per_token()) / static_cast<double>(batch) +
+         static_cast<double>(2 * state.recurrent + state.window + state.full);
 }
 
 class Bench {
@@ -102,21 +105,28 @@ class Bench {
   }
 
   Row decode(int64_t depth) {
-    model::SequenceState state = new_state(depth + options_.tokens * options_.repeat + 1);
     const bool fill = depth > parse_count(options_.fill_above, "--fill-above");
-    if (fill) {
-      state.fill_random(depth, 1);
-    } else if (depth > 0) {
-      feed(state, depth);
+    std::deque<model::SequenceState> states;
+    std::vector<model::SequenceState*> pointers;
+    for (int64_t i = 0; i < options_.batch; ++i) {
+      states.push_back(new_state(depth + options_.tokens * options_.repeat + kWarmSteps));
+      pointers.push_back(&states.back());
+      if (fill) {
+        states.back().fill_random(depth, static_cast<uint64_t>(i) + 1);
+      } else if (depth > 0) {
+        feed(states.back(), depth);
+      }
     }
-    step(state);  // warms what a first step touches
+    model::Decoder decoder(context_, model_, pointers);
+    for (int step = 0; step < kWarmSteps; ++step) this->step(decoder);
     std::vector<double> rates;
     for (int64_t round = 0; round < options_.repeat; ++round) {
       const Clock::time_point start = Clock::now();
-      for (int64_t i = 0; i < options_.tokens; ++i) step(state);
-      rates.push_back(static_cast<double>(options_.tokens) / seconds_since(start));
+      for (int64_t i = 0; i < options_.tokens; ++i) step(decoder);
+      rates.push_back(static_cast<double>(options_.tokens * options_.batch) / seconds_since(start));
     }
-    const double bytes = decode_bytes(model_, options_.state.state_options(), depth);
+    const double bytes =
+        decode_bytes(model_, options_.state.state_options(), depth, options_.batch);
     return {"decode", depth, fill, summarize(rates), bytes, memory_usage()};
   }
 
@@ -126,10 +136,10 @@ class Bench {
     traffic.active = model_.expert_bytes_per_token();
     if (!model_.experts_are_mapped()) return traffic;
     model::SequenceState state = new_state(2);
-    step(state);  // touches everything else
+    feed(state, 1);  // touches everything else
     model_.drop_experts();
     const int64_t before = memory_usage().file;
-    step(state);
+    feed(state, 1);
     traffic.read = memory_usage().file - before;
     return traffic;
   }
@@ -160,13 +170,19 @@ class Bench {
     }
   }
 
-  void step(model::SequenceState& state) {
-    const int32_t token = random_token();
-    forward(state, {&token, 1}, true);
+  // One token for each sequence; done when the chosen ids could be known to the host.
+  void step(model::Decoder& decoder) {
+    if (stop_->load()) fail(ErrorKind::kInterrupted, "bench: interrupted");
+    std::vector<int32_t> ids(static_cast<size_t>(options_.batch));
+    std::generate(ids.begin(), ids.end(), [&] { return random_token(); });
+    decoder.step(ids, options_.model.hooks());
+    if (context_.device().is_cuda()) context_.stream().synchronize();
   }
 
   Context& context_;
   const model::Model& model_;
+  static constexpr int kWarmSteps = 3;  // touch what a first step touches, and record it
+
   const BenchOptions& options_;
   const std::atomic<bool>* stop_;
   Tensor logits_;
@@ -262,6 +278,7 @@ nlohmann::json to_json(const BenchOptions& options, Context& context, const Repo
   }
   return {{"model", options.preset.empty() ? options.model.path : options.preset},
           {"device", to_string(context.device())},
+          {"batch", options.batch},
           {"threads", context.pool().threads()},
           {"isa", std::string(name(isa()))},
           {"load_seconds", report.load_seconds},

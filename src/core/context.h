@@ -15,6 +15,9 @@
 
 namespace spb {
 
+// Most rows of a step that is recorded (Context::advance()).
+inline constexpr int64_t kMaxRecordedRows = 256;
+
 class Context {
  public:
   explicit Context(int threads = 0) : Context(Device{}, threads) {}

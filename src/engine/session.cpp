@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "core/error.h"
+#include "core/transfer.h"
 #include "engine/stop_filter.h"
 
 namespace spb::engine {
@@ -35,6 +36,7 @@ Session::Session(Context& context, const TextModel& model, const model::StateOpt
     : context_(context),
       model_(model),
       state_(*model.model, state),
+      decoder_(context, *model.model, {&state_}),
       vocab_size_(known_ids(model)),
       sampler_(sampling, vocab_size_),
       stop_(stop),
@@ -45,10 +47,11 @@ bool Session::context_full() const {
   return state_.max_context() >= 0 && used >= state_.max_context();
 }
 
-void Session::forward(std::span<const int32_t> tokens, model::Logits wanted) {
-  const model::SequenceSlice slice{tokens, &state_, wanted};
-  model::forward(context_, *model_.model, {&slice, 1},
-                 wanted == model::Logits::kNone ? TensorView() : logits_.view(), hooks_);
+void Session::feed(std::span<const int32_t> tokens, bool last) {
+  const model::SequenceSlice slice{tokens, &state_,
+                                   last ? model::Logits::kLast : model::Logits::kNone};
+  model::forward(context_, *model_.model, {&slice, 1}, last ? logits_.view() : TensorView(),
+                 hooks_);
 }
 
 void Session::prefill(std::span<const int32_t> tokens, const ProgressFunction& progress) {
@@ -64,9 +67,8 @@ void Session::prefill(std::span<const int32_t> tokens, const ProgressFunction& p
   for (int64_t done = 0; done < total;) {
     if (stopped()) fail(ErrorKind::kInterrupted, "interrupted after {} of {} tokens", done, total);
     const int64_t count = std::min(state_.max_chunk(), total - done);
-    const bool last = done + count == total;
-    forward(std::span(all).subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
-            last ? model::Logits::kLast : model::Logits::kNone);
+    feed(std::span(all).subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
+         done + count == total);
     done += count;
     if (progress) progress(done, total);
   }
@@ -100,7 +102,7 @@ FinishReason Session::generate(const GenerateOptions& options, const TokenFuncti
     if (context_full()) return finish(FinishReason::kContext);
     if (count + 1 == options.max_tokens) break;  // its logits would not be looked at
     const Clock::time_point start = Clock::now();
-    forward(pending_, model::Logits::kLast);
+    to_host(context_, decoder_.step(pending_, hooks_), logits_);
     pending_.clear();
     times_.decode_seconds += seconds_since(start);
     ++times_.decoded_tokens;

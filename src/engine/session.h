@@ -16,7 +16,7 @@
 
 #include "core/context.h"
 #include "engine/text_model.h"
-#include "model/forward.h"
+#include "model/decoder.h"
 #include "ops/sampling/sampling.h"
 
 namespace spb::engine {
@@ -49,6 +49,9 @@ class Session {
   Session(Context& context, const TextModel& model, const model::StateOptions& state,
           const ops::SamplingSettings& sampling, const std::atomic<bool>* stop = nullptr);
 
+  Session(const Session&) = delete;  // the decoder refers to the state
+  Session& operator=(const Session&) = delete;
+
   // Observers of the following forward passes; they must outlive the session or be taken back.
   void set_hooks(const model::ForwardHooks& hooks) { hooks_ = hooks; }
 
@@ -59,18 +62,19 @@ class Session {
   // Samples until something ends the reply. prefill() must have been called since the last token.
   FinishReason generate(const GenerateOptions& options, const TokenFunction& on_token);
 
-  std::span<const float> logits() const;  // after the last forwarded token
   int64_t position() const { return state_.position(); }
   const SessionTimes& times() const { return times_; }
 
  private:
   bool stopped() const { return stop_ != nullptr && stop_->load(std::memory_order_relaxed); }
   bool context_full() const;
-  void forward(std::span<const int32_t> tokens, model::Logits logits);
+  void feed(std::span<const int32_t> tokens, bool last);
+  std::span<const float> logits() const;  // after the last token
 
   Context& context_;
   const TextModel& model_;
   model::SequenceState state_;
+  model::Decoder decoder_;
   int64_t vocab_size_;  // ids that have a text
   ops::Sampler sampler_;
   const std::atomic<bool>* stop_;

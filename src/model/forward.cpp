@@ -22,8 +22,9 @@ int64_t wanted_rows(const SequenceSlice& slice) {
 // One run of the model over the rows of all slices.
 class TextPass {
  public:
-  TextPass(Context& context, const Model& model, const ForwardHooks& hooks)
-      : context_(context), model_(model), pass_(context, model, hooks) {}
+  TextPass(Context& context, const Model& model, const ForwardHooks& hooks,
+           const StepMemory& memory)
+      : context_(context), model_(model), memory_(memory), pass_(context, model, hooks) {}
 
   void run(std::span<const SequenceSlice> slices, TensorView logits) {
     const Arena::Scope scope(context_.arena());
@@ -47,12 +48,14 @@ class TextPass {
       for (int64_t i = 0; i < count; ++i) batch.positions.push_back(slice.state->position() + i);
     }
     pass_.start(batch, static_cast<int64_t>(ids.size()));
-    ops::embedding(context_, {ids, model_.embeddings(), batch.delta});
+    const bool on_device = memory_.ids != nullptr;
+    const std::span<const int32_t> used(on_device ? memory_.ids : ids.data(), ids.size());
+    ops::embedding(context_, {used, model_.embeddings(), batch.delta, on_device});
     return batch;
   }
 
   // The rest of the last layer and the head, only for the rows whose logits are wanted.
-  void finish(std::span<const SequenceSlice> slices, ConstTensorView mixed, Batch& batch,
+  void finish(std::span<const SequenceSlice> slices, TensorView mixed, Batch& batch,
               TensorView logits) {
     const int64_t wanted = logits_rows(slices);
     if (wanted == 0) return;
@@ -60,17 +63,22 @@ class TextPass {
     batch.residual = keep_wanted(slices, batch.residual, wanted);
     batch.delta = pass_.rows(wanted, model_.config().hidden_size);
     pass_.finish_layer(model_.config().num_layers() - 1, kept, batch);
+    if (memory_.logits.defined()) return multiply_head(batch, memory_.logits);
     if (!logits.defined()) return;
-    const TensorView normed = pass_.add_and_norm(batch, model_.norm_weight());
-    const bool here = !context_.device().is_cuda();
-    const TensorView computed = here ? logits : context_.arena().tensor(logits.shape());
-    const ops::MatmulTarget target{&model_.head(), {}, computed};
-    ops::matmul(context_, {normed, {&target, 1}});
-    if (!here) to_host(context_, computed, logits);
+    if (!context_.device().is_cuda()) return multiply_head(batch, logits);
+    const TensorView computed = context_.arena().tensor(logits.shape());
+    multiply_head(batch, computed);
+    to_host(context_, computed, logits);
   }
 
-  TensorView keep_wanted(std::span<const SequenceSlice> slices, ConstTensorView all,
-                         int64_t wanted) {
+  void multiply_head(Batch& batch, TensorView logits) {
+    const TensorView normed = pass_.add_and_norm(batch, model_.norm_weight());
+    const ops::MatmulTarget target{&model_.head(), {}, logits};
+    ops::matmul(context_, {normed, {&target, 1}});
+  }
+
+  TensorView keep_wanted(std::span<const SequenceSlice> slices, TensorView all, int64_t wanted) {
+    if (wanted == all.shape()[0]) return all;
     const TensorView kept = context_.arena().tensor(all.dtype(), Shape{wanted, all.shape().last()});
     int64_t source = 0;
     int64_t target = 0;
@@ -85,11 +93,13 @@ class TextPass {
 
   Context& context_;
   const Model& model_;
+  const StepMemory& memory_;
   ForwardPass pass_;
 };
 
-void check_slices(const Model& model, std::span<const SequenceSlice> slices, TensorView logits,
-                  bool observed) {
+}  // namespace
+
+void check_slices(const Model& model, std::span<const SequenceSlice> slices) {
   const int64_t vocab = model.config().vocab_size;
   check(!slices.empty(), "forward: slices: expected at least one");
   for (const SequenceSlice& slice : slices) {
@@ -100,6 +110,13 @@ void check_slices(const Model& model, std::span<const SequenceSlice> slices, Ten
             id);
     }
   }
+}
+
+namespace {
+
+void check_logits(const Model& model, std::span<const SequenceSlice> slices, TensorView logits,
+                  bool observed) {
+  const int64_t vocab = model.config().vocab_size;
   const int64_t wanted = logits_rows(slices);
   check(wanted == 0 || (observed && !logits.defined()) ||
             (logits.defined() && logits.shape() == Shape{wanted, vocab} &&
@@ -116,6 +133,14 @@ int64_t logits_rows(std::span<const SequenceSlice> slices) {
   return total;
 }
 
+void run_slices(Context& context, const Model& model, std::span<const SequenceSlice> slices,
+                TensorView logits, const ForwardHooks& hooks, const StepMemory& memory) {
+  TextPass(context, model, hooks, memory).run(slices, logits);
+  for (const SequenceSlice& slice : slices) {
+    slice.state->advance(static_cast<int64_t>(slice.tokens.size()));
+  }
+}
+
 void forward(Context& context, const Model& model, std::span<const SequenceSlice> slices,
              TensorView logits, const ForwardHooks& hooks) {
   check(context.device() == model.device(), "forward: context: expected device {}, got {}",
@@ -123,11 +148,9 @@ void forward(Context& context, const Model& model, std::span<const SequenceSlice
   check(hooks.observer == nullptr || !model.device().is_cuda(),
         "forward: observer: activations are looked at on the CPU only, got device {}",
         to_string(model.device()));
-  check_slices(model, slices, logits, hooks.observer != nullptr);
-  TextPass(context, model, hooks).run(slices, logits);
-  for (const SequenceSlice& slice : slices) {
-    slice.state->advance(static_cast<int64_t>(slice.tokens.size()));
-  }
+  check_slices(model, slices);
+  check_logits(model, slices, logits, hooks.observer != nullptr);
+  run_slices(context, model, slices, logits, hooks);
 }
 
 }  // namespace spb::model

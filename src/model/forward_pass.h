@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "model/activity.h"
+#include "model/forward.h"
 #include "model/model.h"
 #include "model/state.h"
+#include "ops/softmax_attention/softmax_attention.h"
 
 namespace spb::model {
 
@@ -95,9 +97,9 @@ class ForwardPass {
                           const Batch& batch);
   void mix_softmax(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
   void mix_linear(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
-  void attend(const Heads& heads, int64_t index, size_t branch, const Segment& segment, bool sinks);
-  void append(const Heads& heads, int64_t index, const Segment& segment, KeyValueCache& cache);
-  void rotate(TensorView heads, const Batch& batch);
+  void attend(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
+  void append(const Heads& heads, int64_t index, std::span<const ops::CachedSequence> sequences);
+  void rotate(const Heads& heads, const Batch& batch);
   void fire_queries(int64_t index, TensorView q);
   // Every head of every token to 8 bits, unless the cache does it.
   void round_heads(Place place, TensorView heads, DType cache);
@@ -109,6 +111,7 @@ class ForwardPass {
   void run_network(int64_t index, const Network& network, ConstTensorView x, TensorView y);
   void run_experts(int64_t index, ConstTensorView x, TensorView y);
   ops::MoeChoices choose_experts(int64_t index, ConstTensorView x);
+  void show_choices(int64_t index, ConstTensorView logits, const ops::MoeChoices& choices);
 
   float norm_eps() const { return static_cast<float>(config_.norm_eps); }
   float attention_scale() const;
@@ -119,5 +122,19 @@ class ForwardPass {
   const ModelConfig& config_;
   const ForwardHooks& hooks_;
 };
+
+// What a step on a CUDA device reads and writes in its memory instead of the host's.
+struct StepMemory {
+  const int32_t* ids = nullptr;  // of the tokens of all slices
+  TensorView logits = {};
+};
+
+// Usage error, unless forward() can run the slices. Without logits none of its own are asked for.
+void check_slices(const Model& model, std::span<const SequenceSlice> slices);
+
+// forward() without checks of its arguments. Exactly one of `logits` and `memory` is there where
+// logits are wanted.
+void run_slices(Context& context, const Model& model, std::span<const SequenceSlice> slices,
+                TensorView logits, const ForwardHooks& hooks, const StepMemory& memory = {});
 
 }  // namespace spb::model

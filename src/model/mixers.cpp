@@ -11,10 +11,9 @@
 namespace spb::model {
 namespace {
 
-// A view of rows of one segment, shaped [tokens, heads, head_dim].
-TensorView heads_of(TensorView matrix, const Segment& segment, int64_t head_dim) {
-  const TensorView rows = matrix.rows(segment.first, segment.count);
-  return rows.reshaped(Shape{segment.count, matrix.shape().last() / head_dim, head_dim});
+// Rows shaped [tokens, heads, head_dim].
+TensorView heads_of(TensorView rows, int64_t head_dim) {
+  return rows.reshaped(Shape{rows.shape()[0], rows.shape().last() / head_dim, head_dim});
 }
 
 void show_as_sinks(const KeyValueCache& cache, ops::SoftmaxAttentionArgs& args) {
@@ -88,63 +87,58 @@ void ForwardPass::add_normalized(const Tensor& weight, TensorView from, TensorVi
 
 void ForwardPass::mix_softmax(const Heads& heads, int64_t index, size_t branch,
                               const Batch& batch) {
-  if (!batch.sinks) {
-    const Segment all{nullptr, 0, batch.rows()};
-    rotate(heads_of(heads.q, all, config_.head_dim), batch);
-    rotate(heads_of(heads.k, all, config_.head_dim), batch);
-  }
+  if (!batch.sinks) rotate(heads, batch);
   Heads used = heads;
   if (config_.spikes) {
     // Parallel mixers share the values, and linear ones take them as they are.
     if (model_.layer(index).config.parallel()) used.v = copy(heads.v);
     fire_queries(index, used.q);
   }
+  attend(used, index, branch, batch);
+}
+
+void ForwardPass::rotate(const Heads& heads, const Batch& batch) {
+  ops::rope(context_,
+            {heads_of(heads.q, config_.head_dim), batch.positions, model_.rope_factors(),
+             config_.rope_theta, config_.rope_pairs, heads_of(heads.k, config_.head_dim)});
+}
+
+void ForwardPass::attend(const Heads& heads, int64_t index, size_t branch, const Batch& batch) {
+  std::vector<ops::CachedSequence> sequences;
   for (const Segment& segment : batch.segments) {
-    attend(used, index, branch, segment, batch.sinks);
+    auto& cache = std::get<KeyValueCache>(segment.state->mixer(index, branch));
+    sequences.push_back({segment.count, cache.keys, cache.values, segment.state->position(),
+                         cache.key_scales, cache.value_scales});
   }
-}
-
-void ForwardPass::rotate(TensorView heads, const Batch& batch) {
-  ops::rope(context_, {heads, batch.positions, model_.rope_factors(), config_.rope_theta,
-                       config_.rope_pairs});
-}
-
-void ForwardPass::attend(const Heads& heads, int64_t index, size_t branch, const Segment& segment,
-                         bool sinks) {
-  auto& cache = std::get<KeyValueCache>(segment.state->mixer(index, branch));
-  append(heads, index, segment, cache);
-  const TensorView q = heads_of(heads.q, segment, config_.head_dim);
+  append(heads, index, sequences);
+  const TensorView q = heads_of(heads.q, config_.head_dim);
   ops::SoftmaxAttentionArgs args;
   args.q = q;
   args.o = q;
   args.scale = attention_scale();
-  if (sinks) {
-    show_as_sinks(cache, args);
+  args.window_size =
+      std::get<KeyValueCache>(batch.segments[0].state->mixer(index, branch)).window_size;
+  if (batch.sinks) {
+    show_as_sinks(std::get<KeyValueCache>(batch.segments[0].state->mixer(index, branch)), args);
   } else {
-    args.keys = cache.keys;
-    args.values = cache.values;
-    args.key_scales = cache.key_scales;
-    args.value_scales = cache.value_scales;
-    args.first_position = segment.state->position();
-    args.window_size = cache.window_size;
-    if (const SequenceState* constant = segment.state->sinks()) {
-      show_as_sinks(std::get<KeyValueCache>(constant->mixer(index, branch)), args);
+    args.sequences = sequences;
+    if (const SequenceState* sinks = batch.segments[0].state->sinks()) {
+      show_as_sinks(std::get<KeyValueCache>(sinks->mixer(index, branch)), args);
     }
   }
   ops::softmax_attention(context_, args);
 }
 
-void ForwardPass::append(const Heads& heads, int64_t index, const Segment& segment,
-                         KeyValueCache& cache) {
-  const TensorView k = heads_of(heads.k, segment, config_.head_dim);
-  const TensorView v = heads_of(heads.v, segment, config_.head_dim);
+void ForwardPass::append(const Heads& heads, int64_t index,
+                         std::span<const ops::CachedSequence> sequences) {
+  const TensorView k = heads_of(heads.k, config_.head_dim);
+  const TensorView v = heads_of(heads.v, config_.head_dim);
   if (config_.spikes) {
-    round_heads({index, Site::kKey}, k, cache.keys.dtype());
-    round_heads({index, Site::kValue}, v, cache.keys.dtype());
+    round_heads({index, Site::kKey}, k, sequences[0].keys.dtype());
+    round_heads({index, Site::kValue}, v, sequences[0].keys.dtype());
   }
   try {
-    ops::append_to_cache(context_, {k, v, cache.keys, cache.values, segment.state->position(),
-                                    cache.key_scales, cache.value_scales});
+    ops::append_to_cache(context_, {k, v, {}, {}, 0, {}, {}, sequences});
   } catch (const Error& error) {
     throw Error(error.kind(), fmt::format("layer {}, keys and values: {}", index, error.what()));
   }
@@ -158,14 +152,21 @@ void ForwardPass::mix_linear(const Heads& heads, int64_t index, size_t branch, c
                  .gate_logit_normalizer = static_cast<float>(config_.gate_logit_normalizer),
                  .feature_map = config_.feature_map,
                  .tied_gate = config_.tied_gate});
+  std::vector<ops::GatedLinearAttentionSequence> sequences;
   for (const Segment& segment : batch.segments) {
     auto& recurrent = std::get<RecurrentState>(segment.state->mixer(index, branch));
-    const TensorView o = heads_of(heads.q, segment, config_.head_dim);
-    ops::gated_linear_attention(context_, {o, heads_of(heads.k, segment, config_.head_dim),
-                                           heads_of(heads.v, segment, config_.head_dim),
-                                           heads_of(heads.gate, segment, config_.head_dim),
-                                           recurrent.state, o, attention_scale()});
+    sequences.push_back({segment.count, recurrent.state});
   }
+  const TensorView o = heads_of(heads.q, config_.head_dim);
+  ops::GatedLinearAttentionArgs args;
+  args.q = o;
+  args.k = heads_of(heads.k, config_.head_dim);
+  args.v = heads_of(heads.v, config_.head_dim);
+  args.g = heads_of(heads.gate, config_.head_dim);
+  args.o = o;
+  args.scale = attention_scale();
+  args.sequences = sequences;
+  ops::gated_linear_attention(context_, args);
 }
 
 float ForwardPass::attention_scale() const {

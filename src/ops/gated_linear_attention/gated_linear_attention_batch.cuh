@@ -53,7 +53,7 @@ struct Tensors {
 // Token by token: any type, any dims with at most kMaxCudaKeyDim key channels. `o` may be `q` only
 // if there is a single tile of columns.
 int recurrent_tiles(const Tensors& tensors);
-void recur(const Tensors& tensors, const Batch& batch, cudaStream_t stream);
+void recur(Context& context, const Tensors& tensors, const Batch& batch);
 
 // Chunk by chunk: bf16, key_dim = value_dim = 64 or 128, everything aligned.
 struct Scratch {

@@ -57,7 +57,7 @@ class Launches {
 
   void launch() {
     if (batch_.sequences == 0) return;
-    chunked_ ? launch_chunked() : gated::recur(tensors_, batch_, cuda::stream_of(context_));
+    chunked_ ? launch_chunked() : gated::recur(context_, tensors_, batch_);
     batch_.sequences = 0;
     batch_.segments = 0;
   }

@@ -11,75 +11,108 @@ constexpr int kThreads = 256;
 
 __device__ float softplus(float z) { return fmaxf(z, 0.0f) + log1pf(expf(-fabsf(z))); }
 
-// max(x, 0), but NaN stays NaN
-struct Rectify {
-  __device__ float operator()(float x) const { return x < 0.0f ? 0.0f : x; }
-};
-struct Squash {
-  __device__ float operator()(float x) const { return 1.0f / (1.0f + expf(-x)); }
-};
-struct LogGate {
-  float factor;
-  __device__ float operator()(float x) const { return -softplus(-x) * factor; }
-};
-struct TiedGate {
-  __device__ float operator()(float x) const { return -softplus(x); }
-};
-
-// to = map(from), one pack for each thread, rows along x of the grid
-template <int kPack, typename From, typename To, typename Map>
-__global__ void __launch_bounds__(kThreads)
-    map_kernel(Rows<const From> from, Rows<To> to, int columns, Map map) {
-  const int column = static_cast<int>(blockIdx.y * kThreads + threadIdx.x) * kPack;
-  if (column >= columns) return;
-  const auto x = Pack<From, kPack>::load(from.row(blockIdx.x) + column);
-  Pack<To, kPack> y;
-#pragma unroll
-  for (int i = 0; i < kPack; ++i) y.at[i] = cuda::from_float<To>(map(cuda::to_float(x.at[i])));
-  y.store(to.row(blockIdx.x) + column);
+__device__ float feature(FeatureMap map, float x) {
+  if (map == FeatureMap::kSigmoid) return 1.0f / (1.0f + expf(-x));
+  return x < 0.0f ? 0.0f : x;  // NaN stays NaN
 }
 
-template <typename Map>
-void apply(Context& context, ConstTensorView from, TensorView to, Map map) {
-  const int64_t rows = from.shape().rows();
-  const int64_t columns = from.shape().last();
-  if (rows * columns == 0) return;
-  const auto launch = [&]<int kPack, typename From, typename To>() {
-    const dim3 blocks(static_cast<unsigned>(rows),
-                      static_cast<unsigned>(cuda::ceil_divide(columns, kPack * kThreads)));
-    map_kernel<kPack, From, To><<<blocks, kThreads, 0, cuda::stream_of(context)>>>(
-        cuda::rows_of<From>(from), cuda::rows_of<To>(to), static_cast<int>(columns), map);
-  };
-  cuda::with_activation(from.dtype(), [&](auto from_type) {
-    cuda::with_activation(to.dtype(), [&](auto to_type) {
-      using From = decltype(from_type);
-      using To = decltype(to_type);
-      constexpr int kPack = 16 / static_cast<int>(std::max(sizeof(From), sizeof(To)));
-      if (cuda::packs_fit(from, kPack) && cuda::packs_fit(to, kPack)) {
-        launch.template operator()<kPack, From, To>();
-      } else {
-        launch.template operator()<1, From, To>();
+template <typename T, typename G>
+struct Args {
+  Rows<T> q, k;
+  Rows<G> g;
+  int64_t q_rows, k_rows, g_rows;
+  int q_columns, k_columns, g_columns;
+  float factor;  // 1 / gate_logit_normalizer
+  FeatureMap map;
+  bool tied;
+};
+
+template <int kPack, typename T, typename Map>
+__device__ void map_pack(T* at, Map map) {
+  auto pack = Pack<T, kPack>::load(at);
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) pack.at[i] = cuda::from_float<T>(map(cuda::to_float(pack.at[i])));
+  pack.store(at);
+}
+
+// The pack of this thread among rows of whole packs.
+struct Place {
+  int64_t row;
+  int column;
+
+  __device__ Place(int columns, int pack) {
+    const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+    const int packs = columns / pack;
+    row = index / packs;
+    column = static_cast<int>(index % packs) * pack;
+  }
+};
+
+// One pack for each thread; along y of the grid q, k and, where it is not tied to k, the gate.
+template <int kPack, typename T, typename G>
+__global__ void __launch_bounds__(kThreads) inputs_kernel(const Args<T, G> args) {
+  cuda::let_next_begin();
+  cuda::wait_for_earlier();
+  const auto to_feature = [&](float x) { return feature(args.map, x); };
+  if (blockIdx.y == 0) {
+    const Place at(args.q_columns, kPack);
+    if (at.row < args.q_rows) map_pack<kPack>(args.q.row(at.row) + at.column, to_feature);
+  } else if (blockIdx.y == 1) {
+    const Place at(args.k_columns, kPack);
+    if (at.row >= args.k_rows) return;
+    T* k = args.k.row(at.row) + at.column;
+    if (args.tied) {
+      const auto z = Pack<T, kPack>::load(k);
+      Pack<G, kPack> g;
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) {
+        g.at[i] = cuda::from_float<G>(-softplus(cuda::to_float(z.at[i])));
       }
-    });
-  });
-  cuda::check_launch("gated_linear_attention_inputs");
+      g.store(args.g.row(at.row) + at.column);
+    }
+    map_pack<kPack>(k, to_feature);
+  } else {
+    const Place at(args.g_columns, kPack);
+    if (at.row >= args.g_rows) return;
+    map_pack<kPack>(args.g.row(at.row) + at.column,
+                    [&](float x) { return -softplus(-x) * args.factor; });
+  }
 }
 
 }  // namespace
 
 void gated_linear_attention_inputs_cuda(Context& context,
                                         const GatedLinearAttentionInputsArgs& args) {
-  const auto map_features = [&](TensorView x) {
-    args.feature_map == FeatureMap::kRelu ? apply(context, x, x, Rectify())
-                                          : apply(context, x, x, Squash());
-  };
-  map_features(args.q);
-  if (args.tied_gate) {
-    apply(context, args.k, args.g, TiedGate());
-  } else {
-    apply(context, args.g, args.g, LogGate{1.0f / args.gate_logit_normalizer});
-  }
-  map_features(args.k);
+  const int64_t most = std::max({args.q.shape().elements(), args.k.shape().elements(),
+                                 args.tied_gate ? 0 : args.g.shape().elements()});
+  if (most == 0) return;
+  cuda::with_activation(args.q.dtype(), [&](auto activation) {
+    cuda::with_activation(args.g.dtype(), [&](auto gate) {
+      using T = decltype(activation);
+      using G = decltype(gate);
+      constexpr int kPack = 16 / static_cast<int>(std::max(sizeof(T), sizeof(G)));
+      const bool packed = cuda::packs_fit(args.q, kPack) && cuda::packs_fit(args.k, kPack) &&
+                          cuda::packs_fit(args.g, kPack);
+      const Args<T, G> kernel_args{cuda::rows_of<T>(args.q),
+                                   cuda::rows_of<T>(args.k),
+                                   cuda::rows_of<G>(args.g),
+                                   args.q.shape().rows(),
+                                   args.k.shape().rows(),
+                                   args.g.shape().rows(),
+                                   static_cast<int>(args.q.shape().last()),
+                                   static_cast<int>(args.k.shape().last()),
+                                   static_cast<int>(args.g.shape().last()),
+                                   1.0f / args.gate_logit_normalizer,
+                                   args.feature_map,
+                                   args.tied_gate};
+      const int64_t packs = most / (packed ? kPack : 1);
+      const dim3 blocks(static_cast<unsigned>(cuda::ceil_divide(packs, kThreads)),
+                        args.tied_gate ? 2 : 3);
+      const auto kernel = packed ? inputs_kernel<kPack, T, G> : inputs_kernel<1, T, G>;
+      cuda::launch_early(context, "gated_linear_attention_inputs", blocks, kThreads, 0, kernel,
+                         kernel_args);
+    });
+  });
 }
 
 }  // namespace spb::ops

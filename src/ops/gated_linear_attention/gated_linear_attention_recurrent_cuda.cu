@@ -145,6 +145,8 @@ __global__ void __launch_bounds__(kThreads)
     recurrent_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Tensors tensors) {
   constexpr int kTile = kColumnThreads * kColumns;
   __shared__ TokenMemory<kRows, kTile> memory;
+  cuda::let_next_begin();
+  cuda::wait_for_earlier();
   const Sequence& sequence = batch.sequence[blockIdx.z];
   StatePart<kRows, kColumns> part(tensors);
   part.load(sequence.state);
@@ -172,14 +174,11 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T, int kRows>
-void launch(const Tensors& tensors, const Batch& batch, int columns, cudaStream_t stream) {
+void launch(Context& context, const Tensors& tensors, const Batch& batch, int columns) {
   const dim3 grid(recurrent_tiles(tensors), tensors.kv_heads, batch.sequences);
-  if (columns == 4) {
-    recurrent_kernel<T, kRows, 4><<<grid, kThreads, 0, stream>>>(batch, tensors);
-  } else {
-    recurrent_kernel<T, kRows, 1><<<grid, kThreads, 0, stream>>>(batch, tensors);
-  }
-  cuda::check_launch("gated_linear_attention: recurrent form");
+  const auto kernel = columns == 4 ? recurrent_kernel<T, kRows, 4> : recurrent_kernel<T, kRows, 1>;
+  cuda::launch_early(context, "gated_linear_attention: recurrent form", grid, kThreads, 0, kernel,
+                     batch, tensors);
 }
 
 // Columns of a thread: four where rows consist of whole packs.
@@ -194,17 +193,17 @@ int recurrent_tiles(const Tensors& tensors) {
   return (tensors.value_dim + tile - 1) / tile;
 }
 
-void recur(const Tensors& tensors, const Batch& batch, cudaStream_t stream) {
+void recur(Context& context, const Tensors& tensors, const Batch& batch) {
   const int columns = columns_of(tensors);
   cuda::with_activation(tensors.bf16 ? DType::kBF16 : DType::kF32, [&](auto type) {
     using T = decltype(type);
     if (tensors.key_dim <= 2 * kRowThreads) {
-      launch<T, 2>(tensors, batch, columns, stream);
+      launch<T, 2>(context, tensors, batch, columns);
     } else if (tensors.key_dim <= 4 * kRowThreads) {
-      launch<T, 4>(tensors, batch, columns, stream);
+      launch<T, 4>(context, tensors, batch, columns);
     } else {
       static_assert(8 * kRowThreads >= kMaxCudaKeyDim);
-      launch<T, 8>(tensors, batch, columns, stream);
+      launch<T, 8>(context, tensors, batch, columns);
     }
   });
 }

@@ -64,17 +64,32 @@ __device__ void add_products(const Rows<const T>& x, int64_t unit,
   }
 }
 
+// The beginning of a warp's rows of the weight, which no kernel writes, while x is still computed.
+template <DType kDtype, int kOutputs>
+__device__ void prefetch_rows(const Planes& w, int64_t first, int lane) {
+  constexpr int64_t kLine = 128;  // bytes
+  const int64_t row_bytes = code_bytes_per_row(kDtype, w.columns);
+#pragma unroll
+  for (int n = 0; n < kOutputs; ++n) {
+    const int64_t row = min(first + n, w.rows - 1);
+    if (lane * kLine < row_bytes) cuda::prefetch(w.codes + row * row_bytes + lane * kLine);
+  }
+}
+
 // A warp computes kOutputs rows of one weight for kRows rows of x.
 template <DType kDtype, int kRows, int kOutputs, typename T, typename Y>
 __global__ void __launch_bounds__(kThreads)
     few_rows_kernel(const __grid_constant__ Targets<Y> targets, Rows<const T> x) {
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
   const int64_t warp = int64_t{blockIdx.x} * kWarps + threadIdx.x / cuda::kWarpSize;
-  if (warp >= targets.first_warp[targets.count]) return;
+  if (warp >= targets.first_warp[targets.count]) return cuda::wait_for_earlier();
   int t = 0;
   while (warp >= targets.first_warp[t + 1]) ++t;
   const Planes w = targets.weights[t];
   const int64_t first = (warp - targets.first_warp[t]) * kOutputs;
+  cuda::let_next_begin();
+  prefetch_rows<kDtype, kOutputs>(w, first, lane);
+  cuda::wait_for_earlier();
   float sums[kOutputs][kRows] = {};
 #pragma unroll 4
   for (int64_t unit = lane; unit < w.columns / kUnit; unit += cuda::kWarpSize) {
@@ -111,10 +126,10 @@ void launch_outputs(Context& context, ConstTensorView x, std::span<const MatmulT
         targets.first_warp[i] + cuda::ceil_divide(targets.weights[i].rows, kOutputs);
   }
   const int64_t warps = targets.first_warp[targets.count];
-  few_rows_kernel<kDtype, kRows, kOutputs>
-      <<<static_cast<unsigned>(cuda::ceil_divide(warps, kWarps)), kThreads, 0,
-         cuda::stream_of(context)>>>(targets, cuda::rows_of<T>(x.rows(first_row, kRows)));
-  cuda::check_launch("matmul");
+  cuda::launch_early(context, "matmul",
+                     dim3(static_cast<unsigned>(cuda::ceil_divide(warps, kWarps))), kThreads, 0,
+                     few_rows_kernel<kDtype, kRows, kOutputs, T, Y>, targets,
+                     cuda::rows_of<T>(x.rows(first_row, kRows)));
 }
 
 // More outputs for each warp share the reading of x, but leave fewer warps to the device; a sum

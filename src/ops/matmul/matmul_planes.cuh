@@ -19,8 +19,9 @@ struct Planes {
   int64_t columns;
 };
 
-inline int64_t code_bytes_per_row(DType dtype, int64_t columns) {
-  if (is_float(dtype)) return columns * block_bytes(dtype);
+__host__ __device__ inline int64_t code_bytes_per_row(DType dtype, int64_t columns) {
+  if (dtype == DType::kF32) return columns * 4;
+  if (dtype == DType::kF16 || dtype == DType::kBF16) return columns * 2;
   return dtype == DType::kQ8_0 ? columns : columns / 2;
 }
 inline int scales_per_block(DType dtype) {

@@ -30,6 +30,8 @@ struct Args {
 template <bool kWholeBlock, int kPack, typename T, typename R>
 __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const Args<T, R> args) {
   extern __shared__ float storage[];
+  cuda::let_next_begin();
+  cuda::wait_for_earlier();
   constexpr int kWidth = kWholeBlock ? kThreads : cuda::kWarpSize;
   const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWidth;
@@ -89,8 +91,8 @@ void launch(Context& context, const RmsNormArgs& args) {
       static_cast<int>(columns * static_cast<int64_t>(sizeof(float)) * (whole_block ? 1 : kWarps));
   if (bytes > 48 << 10) cuda::allow_shared_memory(kernel, bytes);
   const auto blocks = static_cast<unsigned>(whole_block ? rows : cuda::ceil_divide(rows, kWarps));
-  kernel<<<blocks, kThreads, bytes, cuda::stream_of(context)>>>(kernel_args);
-  cuda::check_launch("rms_norm");
+  cuda::launch_early(context, "rms_norm", dim3(blocks), kThreads, static_cast<size_t>(bytes),
+                     kernel, kernel_args);
 }
 
 template <typename T, typename R>

@@ -15,10 +15,9 @@ using cuda::Rows;
 constexpr int kThreads = 256;
 
 // Positions of a few tokens travel with the launch, which spares a copy and lets a recorded launch
-// be played again.
-constexpr int64_t kFewTokens = 64;
+// be played again. Parameters of a kernel hold 4 KiB.
 struct Positions {
-  int64_t few[kFewTokens];
+  int64_t few[kMaxRecordedRows];
   const int64_t* many;     // instead; device memory
   const int64_t* advance;  // Context::advance()
 
@@ -104,7 +103,7 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
 Positions positions_of(Context& context, std::span<const int64_t> positions) {
   Positions out{};
   out.advance = context.advance();
-  if (static_cast<int64_t>(positions.size()) <= kFewTokens) {
+  if (static_cast<int64_t>(positions.size()) <= kMaxRecordedRows) {
     std::copy(positions.begin(), positions.end(), out.few);
   } else {
     out.many = on_device(context, positions);

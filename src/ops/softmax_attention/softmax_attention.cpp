@@ -5,6 +5,7 @@
 
 #include "core/int8_row.h"
 #include "core/tensor_check.h"
+#include "ops/softmax_attention/softmax_attention_batch.h"
 #include "ops/softmax_attention/softmax_attention_cpu.h"
 #include "ops/softmax_attention/softmax_attention_cuda.h"
 
@@ -192,8 +193,9 @@ void check_visible_scales(Context& context, const SoftmaxAttentionArgs& args) {
 
 }  // namespace
 
-void softmax_attention(Context& context, const SoftmaxAttentionArgs& args) {
-  check_args(context.device(), args);
+namespace {
+
+void attend(Context& context, const SoftmaxAttentionArgs& args) {
   if (args.q.shape()[0] == 0) return;
   if (context.device().is_cuda()) return softmax_attention_cuda(context, args);
   check_visible_scales(context, args);
@@ -202,6 +204,44 @@ void softmax_attention(Context& context, const SoftmaxAttentionArgs& args) {
   } else {
     softmax_attention_prefill(context, args);
   }
+}
+
+// The arguments of one sequence of a batch.
+SoftmaxAttentionArgs alone(const SoftmaxAttentionArgs& args, int64_t first,
+                           const CachedSequence& sequence) {
+  SoftmaxAttentionArgs one = args;
+  one.sequences = {};
+  one.q = tokens_of(args.q, first, sequence.tokens);
+  one.o = tokens_of(args.o, first, sequence.tokens);
+  one.keys = sequence.keys;
+  one.values = sequence.values;
+  one.key_scales = sequence.key_scales;
+  one.value_scales = sequence.value_scales;
+  one.first_position = sequence.first_position;
+  return one;
+}
+
+}  // namespace
+
+void softmax_attention(Context& context, const SoftmaxAttentionArgs& args) {
+  if (args.sequences.empty()) {
+    check_args(context.device(), args);
+    return attend(context, args);
+  }
+  check(absent(args.keys) && absent(args.values) && args.first_position == 0,
+        "{}: keys: expected none beside those of the sequences", kAttention);
+  check_batch(kAttention, args.sequences, args.q);
+  for_each_sequence(args.sequences, [&](int64_t first, const CachedSequence& sequence) {
+    check_args(context.device(), alone(args, first, sequence));
+  });
+  for_each_launch(context.device(), args.sequences, [&](int64_t first, auto sequences) {
+    if (sequences.size() == 1) return attend(context, alone(args, first, sequences[0]));
+    SoftmaxAttentionArgs batch = args;
+    batch.sequences = sequences;
+    batch.q = tokens_of(args.q, first, static_cast<int64_t>(sequences.size()));
+    batch.o = tokens_of(args.o, first, static_cast<int64_t>(sequences.size()));
+    softmax_attention_cuda(context, batch);
+  });
 }
 
 namespace {
@@ -256,10 +296,7 @@ void round_rows(const AppendToCacheArgs& args, int64_t i, int64_t slot) {
   round_row(args.v.row_as<float>(i), args.values.row(slot), args.k.shape()[2]);
 }
 
-}  // namespace
-
-void append_to_cache(Context& context, const AppendToCacheArgs& args) {
-  check_args(context.device(), args);
+void append(Context& context, const AppendToCacheArgs& args) {
   if (context.device().is_cuda()) return append_to_cache_cuda(context, args);
   const int64_t heads = args.k.shape()[1];
   const int64_t capacity = args.keys.shape()[1];
@@ -269,6 +306,40 @@ void append_to_cache(Context& context, const AppendToCacheArgs& args) {
       const int64_t position = args.first_position + i / heads;
       write(args, i, i % heads * capacity + position % capacity);
     }
+  });
+}
+
+AppendToCacheArgs alone(const AppendToCacheArgs& args, int64_t first,
+                        const CachedSequence& sequence) {
+  return {tokens_of(args.k, first, sequence.tokens),
+          tokens_of(args.v, first, sequence.tokens),
+          sequence.keys,
+          sequence.values,
+          sequence.first_position,
+          sequence.key_scales,
+          sequence.value_scales};
+}
+
+}  // namespace
+
+void append_to_cache(Context& context, const AppendToCacheArgs& args) {
+  if (args.sequences.empty()) {
+    check_args(context.device(), args);
+    return append(context, args);
+  }
+  check(absent(args.keys) && absent(args.values) && args.first_position == 0,
+        "{}: keys: expected none beside those of the sequences", kAppend);
+  check_batch(kAppend, args.sequences, args.k);
+  for_each_sequence(args.sequences, [&](int64_t first, const CachedSequence& sequence) {
+    check_args(context.device(), alone(args, first, sequence));
+  });
+  for_each_launch(context.device(), args.sequences, [&](int64_t first, auto sequences) {
+    if (sequences.size() == 1) return append(context, alone(args, first, sequences[0]));
+    AppendToCacheArgs batch = args;
+    batch.sequences = sequences;
+    batch.k = tokens_of(args.k, first, static_cast<int64_t>(sequences.size()));
+    batch.v = tokens_of(args.v, first, static_cast<int64_t>(sequences.size()));
+    append_to_cache_cuda(context, batch);
   });
 }
 

@@ -31,22 +31,35 @@
 // causal mask. There are no positions then, and first_position and window_size must be 0.
 // On a CUDA device q, o, k and v may be bf16, and head_dim is 32, 64 or 128; scales are not looked
 // at, and what append_to_cache gets that is not finite becomes some code.
-// Softmax subtracts the running maximum; sums in f32. Tolerance against the reference: 1e-5 of the
-// largest |value|; 2e-3 where the processor multiplies bf16 tiles (L >= 32 and a cache other than
-// f32), which round the softmax weights to bf16. Keys that no query sees are never read; a value
-// that is not a number spoils the queries that see it (in a sink: all of them) and no other one.
-// Results do not depend on the number of threads. Cost: 4 D operations per query head and visible
-// key; with one token it is the bytes of the visible keys and values, D + 4 each with i8.
-// Source: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); Dao 2022 (online softmax);
-// Xiao et al. 2023 (sinks).
+// A batch: `sequences` says how the L tokens are cut, one sequence after the other, each with a
+// cache and positions of its own; those of the arguments are absent then. Sinks are the same for
+// all. A sequence gives the same bits alone and in any batch. Softmax subtracts the running
+// maximum; sums in f32. Tolerance against the reference: 1e-5 of the largest |value|; 2e-3 where
+// the processor multiplies bf16 tiles (L >= 32 and a cache other than f32), which round the softmax
+// weights to bf16. Keys that no query sees are never read; a value that is not a number spoils the
+// queries that see it (in a sink: all of them) and no other one. Results do not depend on the
+// number of threads. Cost: 4 D operations per query head and visible key; with one token it is the
+// bytes of the visible keys and values, D + 4 each with i8. Source: Vaswani et al. 2017; Ainslie et
+// al. 2023 (grouped queries); Dao 2022 (online softmax); Xiao et al. 2023 (sinks).
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "core/context.h"
 #include "core/tensor_view.h"
 
 namespace spb::ops {
+
+// One sequence of a batch.
+struct CachedSequence {
+  int64_t tokens = 0;
+  TensorView keys;
+  TensorView values;
+  int64_t first_position = 0;
+  TensorView key_scales = {};  // with i8 only
+  TensorView value_scales = {};
+};
 
 struct SoftmaxAttentionArgs {
   ConstTensorView q;
@@ -62,6 +75,8 @@ struct SoftmaxAttentionArgs {
   ConstTensorView value_scales = {};
   ConstTensorView sink_key_scales = {};
   ConstTensorView sink_value_scales = {};
+  // Of a batch; empty: one sequence, with the cache and position above.
+  std::span<const CachedSequence> sequences = {};
 };
 
 // Usage error for wrong shapes or dtypes, overlapping memory, query heads that are no multiple of
@@ -84,6 +99,8 @@ struct AppendToCacheArgs {
   int64_t first_position = 0;
   TensorView key_scales = {};  // [Hkv, C] f32, with i8 only
   TensorView value_scales = {};
+  // Of a batch, as in softmax_attention; the cache and position above are absent then.
+  std::span<const CachedSequence> sequences = {};
 };
 
 void append_to_cache(Context& context, const AppendToCacheArgs& args);

@@ -18,10 +18,7 @@ using cuda::Pack;
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / cuda::kWarpSize;
-constexpr int kHeadsAtOnce = 8;   // query heads whose sums a warp keeps in registers
-constexpr int64_t kMinPart = 64;  // keys; shorter parts cost more in joining than they save
-constexpr int64_t kBlocksWanted = 1024;
-constexpr int kMaxParts = 512;
+constexpr int kHeadsAtOnce = 8;  // query heads whose sums a warp keeps in registers
 constexpr float kLog2E = 1.44269504f;
 
 template <typename Element, int kPerLane>
@@ -42,12 +39,12 @@ struct Sums {
 };
 
 template <typename Element, int kPerLane>
-__device__ void add_key(const PartsProblem& p, const KeyRows& rows, int64_t row, int lane,
+__device__ void add_key(int head_dim, const KeyRows& rows, int64_t row, int lane,
                         const float (&q)[kHeadsAtOnce][kPerLane], int heads, Sums<kPerLane>& sums) {
   float key[kPerLane];
   float value[kPerLane];
-  read_row<Element>(rows.keys, row, p.head_dim, lane, key);
-  read_row<Element>(rows.values, row, p.head_dim, lane, value);
+  read_row<Element>(rows.keys, row, head_dim, lane, key);
+  read_row<Element>(rows.values, row, head_dim, lane, value);
   const float key_scale = rows.key_scales == nullptr ? 1.0f : rows.key_scales[row];
   const float value_scale = rows.value_scales == nullptr ? 1.0f : rows.value_scales[row];
 #pragma unroll
@@ -100,17 +97,20 @@ __device__ void join_warps(const PartsProblem& p, const Sums<kPerLane>& sums, in
 template <typename Q, typename Element, int kPerLane>
 __global__ void __launch_bounds__(kThreads)
     parts_kernel(const __grid_constant__ PartsProblem p, const Q* q) {
+  cuda::let_next_begin();
+  cuda::wait_for_earlier();
   const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
   const int64_t token = blockIdx.x / p.kv_heads;
   const int kv_head = static_cast<int>(blockIdx.x % p.kv_heads);
   const int group = p.heads / p.kv_heads;
   const int part = static_cast<int>(blockIdx.y);
-  const int64_t sinks = p.visible.sinks.capacity;
-  const int64_t begin = p.visible.begin(token);
-  const int64_t count = sinks + p.visible.end(token) - begin;
-  const int64_t first = count * part / p.parts;
-  const int64_t last = count * (part + 1) / p.parts;
+  const VisibleKeys visible = p.visible(token);
+  const PartsOfKeys parts(visible);
+  if (part >= parts.count) return;
+  const int64_t sinks = visible.sinks.capacity;
+  const int64_t first = parts.first(part);
+  const int64_t last = parts.first(part + 1);
   for (int head = 0; head < group; head += kHeadsAtOnce) {
     const int heads = min(kHeadsAtOnce, group - head);
     float rows[kHeadsAtOnce][kPerLane];
@@ -125,9 +125,10 @@ __global__ void __launch_bounds__(kThreads)
     }
     for (int64_t key = first + warp; key < last; key += kWarps) {
       const bool sink = key < sinks;
-      const KeyRows& source = sink ? p.visible.sinks : p.visible.ring;
-      const int64_t row = sink ? key : (begin + key - sinks) % source.capacity;
-      add_key<Element>(p, source, kv_head * source.capacity + row, lane, rows, heads, sums);
+      const KeyRows& source = sink ? visible.sinks : visible.ring;
+      const int64_t row = sink ? key : (parts.begin + key - sinks) % source.capacity;
+      add_key<Element>(p.head_dim, source, kv_head * source.capacity + row, lane, rows, heads,
+                       sums);
     }
 #pragma unroll
     for (int h = 0; h < kHeadsAtOnce; ++h) {
@@ -143,18 +144,21 @@ template <typename O>
 __global__ void __launch_bounds__(kThreads)
     join_parts_kernel(const __grid_constant__ PartsProblem p, O* o) {
   __shared__ float factors[kMaxParts];
+  cuda::let_next_begin();
+  cuda::wait_for_earlier();
   const int64_t row = blockIdx.x;
   const auto thread = static_cast<int>(threadIdx.x);
+  const int count = PartsOfKeys(p.visible(row / p.heads)).count;
   const float* parts = p.slot(row / p.heads, static_cast<int>(row % p.heads), 0);
   const int stride = p.head_dim + 2;
   float largest = -INFINITY;
-  for (int i = thread; i < p.parts; i += kThreads) {
+  for (int i = thread; i < count; i += kThreads) {
     factors[i] = parts[i * stride + p.head_dim];
     largest = fmaxf(largest, factors[i]);
   }
   largest = cuda::block_max<kThreads>(largest);
   float weight = 0;
-  for (int i = thread; i < p.parts; i += kThreads) {
+  for (int i = thread; i < count; i += kThreads) {
     factors[i] = exp2f(factors[i] - largest);
     weight += factors[i] * parts[i * stride + p.head_dim + 1];
   }
@@ -162,31 +166,32 @@ __global__ void __launch_bounds__(kThreads)
   for (int c = thread; c < p.head_dim; c += kThreads) {
     float sum = 0;
 #pragma unroll 8
-    for (int i = 0; i < p.parts; ++i) sum += factors[i] * parts[i * stride + c];
+    for (int i = 0; i < count; ++i) sum += factors[i] * parts[i * stride + c];
     o[row * p.head_dim + c] = cuda::from_float<O>(sum / weight);
   }
 }
 
-// How many parts the keys of the longest query are cut into.
-int count_parts(const SoftmaxAttentionArgs& args, int64_t kv_heads) {
-  const int64_t tokens = args.q.shape()[0];
-  int64_t keys = args.sink_keys.defined() ? args.sink_keys.shape()[1] : 0;
-  if (args.keys.defined()) {
-    const int64_t seen = args.first_position + tokens;
-    keys += args.window_size > 0 ? std::min(args.window_size, seen) : seen;
+// At most how many parts the keys of a query have, also of later steps of a recording.
+int count_parts(Context& context, const SoftmaxAttentionArgs& args, const PartsProblem& p) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < (p.batch ? p.tokens : 1); ++i) {
+    const PartsSequence& sequence = p.sequences[i];
+    const int64_t seen = sequence.first_position + (p.batch ? 1 : p.tokens);
+    const int64_t ring = sequence.ring.capacity;
+    most = std::max(most, context.advance() != nullptr ? ring : std::min(ring, seen));
   }
-  const int64_t wanted = cuda::ceil_divide(kBlocksWanted, tokens * kv_heads);
-  return static_cast<int>(
-      std::clamp<int64_t>(keys / kMinPart, 1, std::min<int64_t>(wanted, kMaxParts)));
+  const int64_t keys =
+      p.sinks.capacity + (args.window_size > 0 ? std::min(args.window_size, most) : most);
+  return static_cast<int>(std::clamp<int64_t>(keys / kPartKeys, 1, kMaxParts));
 }
 
 template <typename Q, typename Element>
 void launch(Context& context, const SoftmaxAttentionArgs& args, const PartsProblem& p) {
   const dim3 blocks(static_cast<unsigned>(p.tokens * p.kv_heads), static_cast<unsigned>(p.parts));
-  const cudaStream_t stream = cuda::stream_of(context);
   const auto* q = reinterpret_cast<const Q*>(args.q.data());
   const auto run = [&]<int kPerLane>() {
-    parts_kernel<Q, Element, kPerLane><<<blocks, kThreads, 0, stream>>>(p, q);
+    cuda::launch_early(context, "softmax_attention", blocks, kThreads, 0,
+                       parts_kernel<Q, Element, kPerLane>, p, q);
   };
   switch (p.head_dim) {
     case 32: run.template operator()<1>(); break;
@@ -198,30 +203,49 @@ void launch(Context& context, const SoftmaxAttentionArgs& args, const PartsProbl
            "128, got {}",
            p.head_dim);
   }
-  cuda::check_launch("softmax_attention");
 }
 
 template <typename Q>
 void join_parts(Context& context, const SoftmaxAttentionArgs& args, const PartsProblem& p) {
   const auto joins = static_cast<unsigned>(p.tokens * p.heads);
-  join_parts_kernel<<<joins, kThreads, 0, cuda::stream_of(context)>>>(
-      p, reinterpret_cast<Q*>(args.o.data()));
-  cuda::check_launch("softmax_attention: joining parts");
+  cuda::launch_early(context, "softmax_attention: joining parts", dim3(joins), kThreads, 0,
+                     join_parts_kernel<Q>, p, reinterpret_cast<Q*>(args.o.data()));
+}
+
+PartsProblem parts_problem(Context& context, const SoftmaxAttentionArgs& args) {
+  const Shape& q = args.q.shape();
+  const VisibleKeys one = visible_keys(args);
+  PartsProblem p{};
+  p.sinks = one.sinks;
+  p.window = one.window;
+  p.advance = context.advance();
+  p.tokens = q[0];
+  p.batch = !args.sequences.empty();
+  p.sequences[0] = {one.ring, one.first_position};
+  for (size_t i = 0; i < args.sequences.size(); ++i) {
+    const CachedSequence& sequence = args.sequences[i];
+    p.sequences[i] = {
+        key_rows(sequence.keys, sequence.values, sequence.key_scales, sequence.value_scales),
+        sequence.first_position};
+  }
+  p.heads = static_cast<int>(q[1]);
+  p.kv_heads = static_cast<int>(any_keys(args).shape()[0]);
+  p.head_dim = static_cast<int>(q[2]);
+  p.parts = count_parts(context, args, p);
+  p.scale_log2 = args.scale * kLog2E;
+  p.partial = context.arena().allocate<float>(p.tokens * p.heads * p.parts * (p.head_dim + 2));
+  return p;
 }
 
 }  // namespace
 
 void softmax_attention_cuda(Context& context, const SoftmaxAttentionArgs& args) {
-  if (prefill_tiles_fit(args)) return softmax_attention_prefill_tiles(context, args);
+  if (args.sequences.empty() && prefill_tiles_fit(args)) {
+    return softmax_attention_prefill_tiles(context, args);
+  }
   const Arena::Scope scope(context.arena());
-  const Shape& q = args.q.shape();
-  const Shape& keys = args.keys.defined() ? args.keys.shape() : args.sink_keys.shape();
-  PartsProblem p{visible_keys(args),     q[0],
-                 static_cast<int>(q[1]), static_cast<int>(keys[0]),
-                 static_cast<int>(q[2]), count_parts(args, keys[0]),
-                 args.scale * kLog2E,    nullptr};
-  p.partial = context.arena().allocate<float>(p.tokens * p.heads * p.parts * (p.head_dim + 2));
-  const DType cache = args.keys.defined() ? args.keys.dtype() : args.sink_keys.dtype();
+  const PartsProblem p = parts_problem(context, args);
+  const DType cache = any_keys(args).dtype();
   cuda::with_activation(args.q.dtype(), [&](auto type) {
     using Q = decltype(type);
     if (parts_tiles_fit(args)) {

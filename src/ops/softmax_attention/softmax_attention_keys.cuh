@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/cuda/pack.cuh"
-#include "ops/softmax_attention/softmax_attention.h"
+#include "ops/softmax_attention/softmax_attention_cuda.h"
 
 namespace spb::ops {
 
@@ -49,6 +49,12 @@ inline VisibleKeys visible_keys(const SoftmaxAttentionArgs& args) {
           args.window_size > 0 ? args.window_size : kEverything};
 }
 
+// The keys that stand for all: dtype and heads are alike.
+inline ConstTensorView any_keys(const SoftmaxAttentionArgs& args) {
+  if (!args.sequences.empty()) return args.sequences[0].keys;
+  return args.keys.defined() ? args.keys : args.sink_keys;
+}
+
 // Keys from `first` on of a source; for positions `first` is a position.
 struct Tile {
   const KeyRows* rows;
@@ -81,20 +87,54 @@ struct Tiles {
   }
 };
 
-// Few queries: the keys of each are cut into parts, whose sums are joined afterwards.
+// Few queries, of one sequence or of one each: the keys of each are cut into parts, whose sums are
+// joined afterwards. How many depends on nothing but the number of keys, so that a sequence gives
+// the same bits alone and in any batch.
+struct PartsSequence {
+  KeyRows ring;
+  int64_t first_position;
+};
+
+inline constexpr int64_t kPartKeys = 64;  // shorter parts cost more in joining than they save
+inline constexpr int64_t kMaxParts = 256;
+
 struct PartsProblem {
-  VisibleKeys visible;
+  PartsSequence sequences[kMaxBatchedSequences];
+  KeyRows sinks;
+  int64_t window;
+  const int64_t* advance;  // Context::advance()
   int64_t tokens;
+  bool batch;  // a sequence for each token; else all tokens are of the first one
   int heads;
   int kv_heads;
   int head_dim;
-  int parts;
+  int parts;         // at most
   float scale_log2;  // scale * log2(e): softmax in powers of 2
   float* partial;    // [tokens, heads, parts, head_dim + 2]: sums, then maximum and weight
 
   __device__ float* slot(int64_t token, int head, int part) const {
     return partial + ((token * heads + head) * parts + part) * (head_dim + 2);
   }
+
+  // What a token sees: query 0 of the result.
+  __device__ VisibleKeys visible(int64_t token) const {
+    const PartsSequence& sequence = sequences[batch ? token : 0];
+    const int64_t position = sequence.first_position + (batch ? 0 : token);
+    return {sinks, sequence.ring, advance == nullptr ? position : position + *advance, window};
+  }
+};
+
+// Keys of one query, counted from the first sink.
+struct PartsOfKeys {
+  int64_t begin;  // position of the first key after the sinks
+  int64_t keys;
+  int count;
+
+  __device__ explicit PartsOfKeys(const VisibleKeys& visible)
+      : begin(visible.begin(0)), keys(visible.sinks.capacity + visible.end(0) - begin) {
+    count = static_cast<int>(max(int64_t{1}, min(keys / kPartKeys, kMaxParts)));
+  }
+  __device__ int64_t first(int part) const { return keys * part / count; }
 };
 
 // The sums of parts on tensor cores, all query heads of a group as the rows of one product: q and

@@ -32,19 +32,20 @@ struct Shared {
 
 // The keys of a block, counted from the first sink.
 struct Part {
+  const VisibleKeys& visible;
   int64_t begin;  // position of the first key after the sinks
   int64_t first;
   int64_t last;
 };
 
 template <int kDim>
-__device__ void fetch_tile(Shared<kDim>& shared, int buffer, const PartsProblem& p,
-                           const Part& part, int64_t first, int kv_head) {
+__device__ void fetch_tile(Shared<kDim>& shared, int buffer, const Part& part, int64_t first,
+                           int kv_head) {
   constexpr int kPieces = kDim / 8;
-  const int64_t sinks = p.visible.sinks.capacity;
+  const int64_t sinks = part.visible.sinks.capacity;
   // The first ring key of the tile; the others follow it, past the ring's end at its beginning.
   const int64_t ring_key = max(first, sinks);
-  const int64_t ring = p.visible.ring.capacity;
+  const int64_t ring = part.visible.ring.capacity;
   const int64_t start = ring == 0 ? 0 : (part.begin + ring_key - sinks) % ring;
 #pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < kTileKeys * kPieces; i += kThreads) {
@@ -53,7 +54,7 @@ __device__ void fetch_tile(Shared<kDim>& shared, int buffer, const PartsProblem&
     const bool valid = first + row < part.last;
     const int64_t key = valid ? first + row : first;
     const bool sink = key < sinks;
-    const KeyRows& source = sink ? p.visible.sinks : p.visible.ring;
+    const KeyRows& source = sink ? part.visible.sinks : part.visible.ring;
     int64_t slot = sink ? key : start + key - ring_key;
     if (!sink && slot >= ring) slot -= ring;
     const int64_t offset = (kv_head * source.capacity + slot) * kDim + column;
@@ -182,25 +183,28 @@ __global__ void __launch_bounds__(kThreads)
     parts_kernel(const __grid_constant__ PartsProblem p, const __nv_bfloat16* q) {
   extern __shared__ __align__(16) unsigned char storage[];
   auto& shared = *reinterpret_cast<Shared<kDim>*>(storage);
+  cuda::let_next_begin();
+  cuda::wait_for_earlier();
   const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
   const int64_t token = blockIdx.x / p.kv_heads;
   const int kv_head = static_cast<int>(blockIdx.x % p.kv_heads);
   const int group = p.heads / p.kv_heads;
   const int index = static_cast<int>(blockIdx.y);
-  const int64_t begin = p.visible.begin(token);
-  const int64_t count = p.visible.sinks.capacity + p.visible.end(token) - begin;
-  const Part part{begin, count * index / p.parts, count * (index + 1) / p.parts};
+  const VisibleKeys visible = p.visible(token);
+  const PartsOfKeys parts(visible);
+  if (index >= parts.count) return;
+  const Part part{visible, parts.begin, parts.first(index), parts.first(index + 1)};
   uint32_t rows[kDim / 16][4];
   read_queries<kDim>(q + (token * p.heads + kv_head * group) * kDim, group, lane, rows);
   Sums<kDim> sums;
-  fetch_tile(shared, 0, p, part, part.first, kv_head);
+  fetch_tile(shared, 0, part, part.first, kv_head);
   int buffer = 0;
   for (int64_t first = part.first; first < part.last; first += kTileKeys, buffer = 1 - buffer) {
     cuda::wait_for_copies<0>();
     __syncthreads();  // the tile is there, and nobody reads the other buffer any more
     if (first + kTileKeys < part.last) {
-      fetch_tile(shared, 1 - buffer, p, part, first + kTileKeys, kv_head);
+      fetch_tile(shared, 1 - buffer, part, first + kTileKeys, kv_head);
     }
     const auto keys = static_cast<int>(min(part.last - first, int64_t{kTileKeys}));
     add_tile(shared, buffer, p, keys, warp, lane, rows, sums);
@@ -213,16 +217,15 @@ void launch(Context& context, const SoftmaxAttentionArgs& args, const PartsProbl
   constexpr auto kBytes = static_cast<int>(sizeof(Shared<kDim>));
   cuda::allow_shared_memory(parts_kernel<kDim>, kBytes);
   const dim3 blocks(static_cast<unsigned>(p.tokens * p.kv_heads), static_cast<unsigned>(p.parts));
-  parts_kernel<kDim><<<blocks, kThreads, kBytes, cuda::stream_of(context)>>>(
-      p, reinterpret_cast<const __nv_bfloat16*>(args.q.data()));
-  cuda::check_launch("softmax_attention: parts");
+  cuda::launch_early(context, "softmax_attention: parts", blocks, kThreads, kBytes,
+                     parts_kernel<kDim>, p, reinterpret_cast<const __nv_bfloat16*>(args.q.data()));
 }
 
 }  // namespace
 
 bool parts_tiles_fit(const SoftmaxAttentionArgs& args) {
   const Shape& q = args.q.shape();
-  const ConstTensorView& cache = args.keys.defined() ? args.keys : args.sink_keys;
+  const ConstTensorView cache = any_keys(args);
   return args.q.dtype() == DType::kBF16 && cache.dtype() == DType::kBF16 &&
          (q[2] == 64 || q[2] == 128) && q[1] / cache.shape()[0] <= kRows && args.q.contiguous() &&
          args.o.contiguous();

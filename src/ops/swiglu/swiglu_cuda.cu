@@ -22,6 +22,8 @@ __device__ float activate(float x) {
 template <int kPack, typename T>
 __global__ void __launch_bounds__(kThreads)
     swiglu_kernel(Rows<const T> gate, Rows<const T> up, Rows<T> y, int columns) {
+  cuda::let_next_begin();
+  cuda::wait_for_earlier();
   const int column = static_cast<int>(blockIdx.y * kThreads + threadIdx.x) * kPack;
   if (column >= columns) return;
   const auto g = Pack<T, kPack>::load(gate.row(blockIdx.x) + column);
@@ -40,10 +42,9 @@ void launch(Context& context, const SwigluArgs& args) {
   const Shape& shape = args.gate.shape();
   const dim3 blocks(static_cast<unsigned>(shape[0]),
                     static_cast<unsigned>(cuda::ceil_divide(shape[1], kPack * kThreads)));
-  swiglu_kernel<kPack, T><<<blocks, kThreads, 0, cuda::stream_of(context)>>>(
-      cuda::rows_of<T>(args.gate), cuda::rows_of<T>(args.up), cuda::rows_of<T>(args.y),
-      static_cast<int>(shape[1]));
-  cuda::check_launch("swiglu");
+  cuda::launch_early(context, "swiglu", blocks, kThreads, 0, swiglu_kernel<kPack, T>,
+                     cuda::rows_of<T>(args.gate), cuda::rows_of<T>(args.up),
+                     cuda::rows_of<T>(args.y), static_cast<int>(shape[1]));
 }
 
 }  // namespace
