@@ -18,6 +18,7 @@
 #include "ops/matmul/matmul.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope/rope.h"
+#include "ops/sampling/sampling.h"
 #include "ops/softmax_attention/softmax_attention.h"
 #include "ops/swiglu/swiglu.h"
 
@@ -32,6 +33,7 @@ constexpr int64_t kHeads = 28;
 constexpr int64_t kKvHeads = 4;
 constexpr int64_t kDim = 128;
 constexpr int64_t kWindow = 4096;
+constexpr int64_t kVocab = 152064;
 constexpr int kSets = 3;     // of inputs
 constexpr int kRounds = 15;  // the median counts
 constexpr int kCalls = 10;   // between two looks at the clock
@@ -236,6 +238,22 @@ void element_wise(Bench& bench, int64_t tokens) {
             });
 }
 
+// Time includes the wait for the token. Logits as a model's: a few tokens stand out.
+void sampling(Bench& bench, const char* what, const SamplingSettings& settings) {
+  Rng rng(7);
+  std::vector<float> logits(static_cast<size_t>(kVocab));
+  for (float& x : logits) x = 3.0f * rng.normal();
+  for (int i = 0; i < 40; ++i) logits[static_cast<size_t>(rng.below(kVocab))] += 12.0f;
+  const ConstTensorView host(logits.data(), Shape{kVocab});
+  std::vector<Tensor> sets;
+  for (int i = 0; i < kSets; ++i) sets.push_back(to_device(bench.context(), host));
+  Sampler sampler(settings, kVocab);
+  check(sampler.sample(bench.context(), sets[0]).id == Sampler(settings, kVocab).sample(logits).id,
+        "sampling: the device and the CPU differ");
+  bench.row(fmt::format("sampling {}, {} logits", what, kVocab), {4.0 * kVocab, 0},
+            [&](int i) { sampler.sample(bench.context(), sets[static_cast<size_t>(i)]); });
+}
+
 void run() {
   Context context(parse_device("cuda"));
   Bench bench(context);
@@ -256,6 +274,10 @@ void run() {
   attention(bench, 1, 131072, 0);
   element_wise(bench, 8192);
   element_wise(bench, 1);
+  sampling(bench, "greedy", {.temperature = 0});
+  sampling(bench, "top-k 40", {.top_k = 40});
+  sampling(bench, "top-p 0.95", {.top_p = 0.95f});
+  sampling(bench, "top-k 40, penalties", {.top_k = 40, .repetition_penalty = 1.1f});
 }
 
 }  // namespace

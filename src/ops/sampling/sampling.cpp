@@ -35,14 +35,17 @@ void Sampler::accept(int32_t id) {
   check(id >= 0 && id < vocab_size_, "sampling: accepted token: expected 0 to {}, got {}",
         vocab_size_ - 1, id);
   if (!penalizes()) return;
-  ++counts_[id];
+  const int32_t count = ++counts_[id];
+  if (finder_) finder_->set_count(id, count);
   if (settings_.penalty_window == 0) return;
   if (history_.size() < static_cast<size_t>(settings_.penalty_window)) {
     history_.push_back(id);
     return;
   }
   const auto oldest = counts_.find(std::exchange(history_[history_next_], id));
-  if (--oldest->second == 0) counts_.erase(oldest);
+  const int32_t left = --oldest->second;
+  if (finder_) finder_->set_count(oldest->first, left);
+  if (left == 0) counts_.erase(oldest);
   history_next_ = (history_next_ + 1) % history_.size();
 }
 
@@ -80,12 +83,16 @@ int32_t Sampler::choose() {
   if (settings_.temperature == 0) return logits_.highest_id();
   const double temperature = settings_.temperature;
   const bool whole = settings_.top_k == 0;  // top-p sees the whole vocabulary
-  double sum = whole && settings_.top_p < 1 ? logits_.sum_of_weights(temperature) : 0.0;
+  const double sum = whole && settings_.top_p < 1 ? logits_.sum_of_weights(temperature) : 0.0;
   candidates_.collect(logits_, lowest_candidate(sum));
   if (!whole) candidates_.keep_best(settings_.top_k);
   const double sum_of_candidates = candidates_.weigh(logits_.highest(), temperature);
-  if (!whole) sum = sum_of_candidates;
-  if (settings_.top_p < 1) candidates_.keep_weight(settings_.top_p * sum);
+  return draw_candidate(whole ? sum : sum_of_candidates);
+}
+
+// After top-k: candidates have their weights.
+int32_t Sampler::draw_candidate(double sum_of_weights) {
+  if (settings_.top_p < 1) candidates_.keep_weight(settings_.top_p * sum_of_weights);
   if (settings_.min_p > 0) candidates_.drop_below(settings_.min_p);
   return candidates_.draw(rng_);
 }

@@ -14,31 +14,41 @@
 // temperature and filters, so that they can be compared between settings; tokens with a logit of
 // -inf are not among the alternatives. Deterministic: the same settings, logits and generator state
 // give the same token.
-// Source: common practice (Holtzman et al. 2020 for top-p; Keskar et al. 2019 for repetition).
+// On a CUDA device the best tokens are listed there (sampling_cuda.h) and drawn from on the host:
+// the token is the one that the same logits give on the CPU, always. What the list cannot decide
+// for certain is decided on the host by all logits, which takes longer: lists of more than 1024
+// tokens, draws without top-k, top-p and min-p, log-probabilities, and sums that lie within 1e-10
+// of top_p. Source: common practice (Holtzman et al. 2020 for top-p; Keskar et al. 2019 for
+// repetition).
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
+#include "core/context.h"
 #include "core/rng.h"
+#include "core/tensor_view.h"
+#include "ops/sampling/sampling_cuda.h"
 #include "ops/sampling/sampling_filters.h"
 
 namespace spb::ops {
 
 struct SamplingSettings {
-  float temperature = 1.0f;             // [0, 100]
-  int32_t top_k = 0;                    // [0, 2^31)
-  float top_p = 1.0f;                   // (0, 1]
-  float min_p = 0.0f;                   // [0, 1]
-  float repetition_penalty = 1.0f;      // (0, 100]
-  float frequency_penalty = 0.0f;       // [-100, 100]
-  float presence_penalty = 0.0f;        // [-100, 100]
-  int32_t penalty_window = 0;           // how many last tokens the penalties see; 0: all
-  std::map<int32_t, float> logit_bias;  // added to the logit; -inf forbids the token
-  int32_t top_log_probabilities = 0;    // how many alternatives to report, [0, 1024]
+  float temperature = 1.0f;                  // [0, 100]
+  int32_t top_k = 0;                         // [0, 2^31)
+  float top_p = 1.0f;                        // (0, 1]
+  float min_p = 0.0f;                        // [0, 1]
+  float repetition_penalty = 1.0f;           // (0, 100]
+  float frequency_penalty = 0.0f;            // [-100, 100]
+  float presence_penalty = 0.0f;             // [-100, 100]
+  int32_t penalty_window = 0;                // how many last tokens the penalties see; 0: all
+  std::map<int32_t, float> logit_bias = {};  // added to the logit; -inf forbids the token
+  int32_t top_log_probabilities = 0;         // how many alternatives to report, [0, 1024]
   uint64_t seed = 0;
 };
 
@@ -64,6 +74,8 @@ class Sampler {
 
   void accept(int32_t id);  // a token that is now part of the text (prompt or output)
   SampledToken sample(std::span<const float> logits);  // does not accept it
+  // The same for logits f32, vocab_size elements, on the context's device. Waits for the stream.
+  SampledToken sample(Context& context, ConstTensorView logits);
 
   const SamplingSettings& settings() const { return settings_; }
 
@@ -73,6 +85,11 @@ class Sampler {
   void apply_penalties(std::vector<float>& logits) const;
   double lowest_candidate(double sum_of_weights) const;
   int32_t choose();
+  int32_t draw_candidate(double sum_of_weights);
+  bool shortlist_pays() const;
+  const Shortlist& find_shortlist(Context& context, const float* logits);
+  bool cut_nucleus(double sum_of_weights, double sum_of_candidates);
+  std::optional<int32_t> choose(const Shortlist& list);
   void report_log_probabilities(std::span<const float> logits, SampledToken& token);
 
   SamplingSettings settings_;
@@ -84,6 +101,8 @@ class Sampler {
   std::vector<float> adjusted_;                  // the logits after bias and penalties
   CheckedLogits logits_;                         // of the current call; kept for its memory
   Candidates candidates_;
+  std::unique_ptr<ShortlistFinder> finder_;  // on the device that was last sampled on
+  std::vector<float> on_host_;               // logits that a shortlist could not decide
 };
 
 // log(sum(exp(logits))) in double; -inf when every logit is -inf, NaN when one is.

@@ -117,13 +117,23 @@ float CheckedLogits::reached_by(int64_t count) const {
   return std::max(*nth, -kLargest);
 }
 
+void Candidates::reserve(size_t count) {
+  if (ids_.size() >= count) return;
+  ids_.resize(count);
+  logits_.resize(count);
+  weights_.resize(count);
+}
+
+void Candidates::assign(std::span<const int32_t> ids, std::span<const float> logits) {
+  reserve(ids.size());
+  std::copy(ids.begin(), ids.end(), ids_.begin());
+  std::copy(logits.begin(), logits.end(), logits_.begin());
+  count_ = ids.size();
+}
+
 void Candidates::collect(const CheckedLogits& logits, double lowest) {
   const std::span<const float> values = logits.values();
-  if (ids_.size() < values.size()) {
-    ids_.resize(values.size());
-    logits_.resize(values.size());
-    weights_.resize(values.size());
-  }
+  reserve(values.size());
   const double bound = std::max<double>(lowest, -kLargest);
   count_ = 0;
   for (size_t block = 0; block < logits.maxima_.size(); ++block) {

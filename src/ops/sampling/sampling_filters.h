@@ -38,6 +38,9 @@ class Candidates {
   // The tokens with a finite logit of at least `lowest`.
   void collect(const CheckedLogits& logits, double lowest);
 
+  // These tokens, in the order of ids.
+  void assign(std::span<const int32_t> ids, std::span<const float> logits);
+
   // Sets weight = exp((logit - highest) / temperature); returns their sum.
   double weigh(double highest, double temperature);
 
@@ -51,6 +54,7 @@ class Candidates {
   std::span<const double> weights() const { return {weights_.data(), count_}; }
 
  private:
+  void reserve(size_t count);
   template <typename Measure>
   void keep_until(double target, Measure measure);
   bool better(size_t a, size_t b) const;
