@@ -27,6 +27,7 @@ struct BenchOptions {
   std::string preset;  // random weights instead of a file
   std::string format = "bf16";
   bool random = false;
+  bool spiking = false;
   StateFlags state;
   std::string prefill = "512";
   std::string depths = "0,1k";
@@ -296,7 +297,9 @@ std::unique_ptr<model::Model> make_model(Context& context, const BenchOptions& o
   if (options.preset.empty()) return model::Model::load(context, options.model.path, load);
   check(options.random, "bench: --preset: expected --random beside it: there is no file to load");
   const DType format = parse_weight_format(options.format, "--format");
-  return model::random_model(context, model::preset(options.preset), format, 1, load);
+  model::ModelConfig config = model::preset(options.preset);
+  if (options.spiking) config.spikes.emplace();
+  return model::random_model(context, std::move(config), format, 1, load);
 }
 
 void bench(const BenchOptions& options) {
@@ -337,6 +340,7 @@ void add_bench(CLI::App& app) {
           fmt::format("instead of a file: one of {}", fmt::join(model::preset_names(), ", ")))
       ->type_name("NAME");
   command->add_flag("--random", options->random, "random weights, of the shape of --preset");
+  command->add_flag("--w8aspike", options->spiking, "random weights of a spiking model");
   command->add_option("--format", options->format, "of random weights")->capture_default_str();
   command->add_option("--prefill", options->prefill, "prompt lengths; 0 for none")
       ->type_name("LIST")
@@ -346,6 +350,9 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   command->add_option("-n,--tokens", options->tokens, "tokens decoded per measurement")
       ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--batch", options->batch, "sequences that are decoded together")
+      ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->add_option("-r,--repeat", options->repeat, "measurements; the median counts")
       ->check(CLI::Range(1, 1000))

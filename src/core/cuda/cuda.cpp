@@ -111,10 +111,14 @@ Stream::Stream(int device) : device_(device) {
   cudaStream_t stream = nullptr;
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
   handle_ = stream;
+  const auto ask = [&](int& answer, cudaDeviceAttr attribute) {
+    check_cuda(cudaDeviceGetAttribute(&answer, attribute, device),
+               "asking for a device's properties");
+  };
   int major = 0;
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "asking for a device's properties");
-  overlaps_kernels_ = major >= 9;
+  ask(major, cudaDevAttrComputeCapabilityMajor);
+  ask(multiprocessors_, cudaDevAttrMultiProcessorCount);
+  is_hopper_ = SPB_CUDA_SM90A && major == 9;
   void* fault = nullptr;
   check_cuda(cudaHostAlloc(&fault, sizeof(Fault), cudaHostAllocPortable | cudaHostAllocMapped),
              "allocating host memory");

@@ -73,8 +73,9 @@ class Stream {
 
   int device() const { return device_; }
   void* handle() const { return handle_; }  // cudaStream_t
-  // Whether a kernel may begin before the one queued earlier has ended (launch_early).
-  bool overlaps_kernels() const { return overlaps_kernels_; }
+  // Whether the device is a Hopper and runs code that was built for it (sm_90a).
+  bool is_hopper() const { return is_hopper_; }
+  int multiprocessors() const { return multiprocessors_; }
 
   Blas& blas();  // for products queued here; core/cuda/blas.h
 
@@ -103,7 +104,8 @@ class Stream {
   void throw_fault();
 
   int device_ = 0;
-  bool overlaps_kernels_ = false;
+  bool is_hopper_ = false;
+  int multiprocessors_ = 0;
   void* handle_ = nullptr;
   std::unique_ptr<Blas> blas_;
   Fault* fault_ = nullptr;  // host memory that kernels see

@@ -25,16 +25,19 @@ inline void check_launch(const char* kernel) { check_cuda(cudaGetLastError(), ke
 template <typename... Parameters, typename... Arguments>
 void launch_early(Context& context, const char* name, dim3 blocks, int threads, size_t shared,
                   void (*kernel)(Parameters...), Arguments&&... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  // One split of the memory on chip for all of them: changing it would empty the multiprocessor.
+  attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+  attributes[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
   cudaLaunchConfig_t config{};
   config.gridDim = blocks;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = shared;
   config.stream = stream_of(context);
-  config.attrs = &attribute;
-  config.numAttrs = context.stream().overlaps_kernels() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = context.stream().is_hopper() ? 2 : 0;
   check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
 }
 

@@ -3,8 +3,7 @@
 #include "core/cuda/blas.h"
 #include "core/cuda/pack.cuh"
 #include "core/cuda/reduce.cuh"
-#include "ops/matmul/matmul_planes.cuh"
-#include "ops/matmul/matmul_weight.h"
+#include "ops/matmul/matmul_few_rows.cuh"
 
 namespace spb::ops {
 namespace {
@@ -14,55 +13,6 @@ using cuda::Rows;
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / cuda::kWarpSize;
-constexpr int kUnit = 8;
-
-// Up to this many rows of x are multiplied by kernels that read every weight once.
-constexpr int64_t kMaxFewRows = 8;
-
-Planes planes_of(const MatmulWeight::Impl& weight) {
-  const std::byte* codes = weight.owned.data();
-  const int64_t bytes = code_bytes_per_row(weight.dtype, weight.columns) * weight.rows;
-  return {codes, reinterpret_cast<const __half*>(codes + bytes), weight.rows, weight.columns};
-}
-
-// What a thread keeps of x: one unit of each of its rows.
-template <typename T>
-__device__ void read_x(const Rows<const T>& x, int64_t row, int64_t unit, float (&out)[kUnit]) {
-  constexpr int kPack = cuda::kPackSize<T>;
-#pragma unroll
-  for (int part = 0; part < kUnit / kPack; ++part) {
-    const auto pack = Pack<T, kPack>::load(x.row(row) + unit * kUnit + part * kPack);
-#pragma unroll
-    for (int i = 0; i < kPack; ++i) out[part * kPack + i] = cuda::to_float(pack.at[i]);
-  }
-}
-
-// Matrices that one launch multiplies by the same x, their rows one after another.
-constexpr int kMaxTargets = 4;
-template <typename Y>
-struct Targets {
-  Planes weights[kMaxTargets];
-  const float* biases[kMaxTargets];
-  Rows<Y> y[kMaxTargets];
-  int64_t first_warp[kMaxTargets + 1];  // warps before those of a target
-  int count;
-};
-
-// sums[n][m] += a unit of row n of the weight times that of row m of x
-template <int kRows, int kOutputs, typename T>
-__device__ void add_products(const Rows<const T>& x, int64_t unit,
-                             const float (&weights)[kOutputs][kUnit],
-                             float (&sums)[kOutputs][kRows]) {
-#pragma unroll
-  for (int m = 0; m < kRows; ++m) {
-    float in[kUnit];
-    read_x(x, m, unit, in);
-#pragma unroll
-    for (int i = 0; i < kOutputs * kUnit; ++i) {
-      sums[i / kUnit][m] += weights[i / kUnit][i % kUnit] * in[i % kUnit];
-    }
-  }
-}
 
 // The beginning of a warp's rows of the weight, which no kernel writes, while x is still computed.
 template <DType kDtype, int kOutputs>
@@ -98,7 +48,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int n = 0; n < kOutputs; ++n) {
       read_unit<kDtype>(w, min(first + n, w.rows - 1), unit, weights[n]);
     }
-    add_products(x, unit, weights, sums);
+    add_products(x, kRows, unit, weights, sums);
   }
 #pragma unroll
   for (int n = 0; n < kOutputs; ++n) {
@@ -116,15 +66,7 @@ __global__ void __launch_bounds__(kThreads)
 template <DType kDtype, int kRows, int kOutputs, typename T, typename Y>
 void launch_outputs(Context& context, ConstTensorView x, std::span<const MatmulTarget> from,
                     int64_t first_row) {
-  Targets<Y> targets{};
-  for (const MatmulTarget& target : from) {
-    const int i = targets.count++;
-    targets.weights[i] = planes_of(target.weight->impl());
-    targets.biases[i] = target.bias.defined() ? target.bias.as<float>() : nullptr;
-    targets.y[i] = cuda::rows_of<Y>(target.y.rows(first_row, kRows));
-    targets.first_warp[i + 1] =
-        targets.first_warp[i] + cuda::ceil_divide(targets.weights[i].rows, kOutputs);
-  }
+  const Targets<Y> targets = targets_of<Y>(from, first_row, kRows, kOutputs);
   const int64_t warps = targets.first_warp[targets.count];
   cuda::launch_early(context, "matmul",
                      dim3(static_cast<unsigned>(cuda::ceil_divide(warps, kWarps))), kThreads, 0,
@@ -253,6 +195,11 @@ void matmul_cuda(Context& context, const MatmulArgs& args) {
         ++end;
       }
       const auto targets = args.targets.subspan(begin, end - begin);
+      begin = end;
+      if (streams(context, {args.x, targets})) {
+        matmul_streamed(context, {args.x, targets});
+        continue;
+      }
       cuda::with_row_format(first.weight->dtype(), [&]<DType kDtype>() {
         if (first.y.dtype() == args.x.dtype()) {
           multiply_few_rows<kDtype, T, T>(context, args.x, targets);
@@ -260,7 +207,6 @@ void matmul_cuda(Context& context, const MatmulArgs& args) {
           multiply_few_rows<kDtype, T, float>(context, args.x, targets);
         }
       });
-      begin = end;
     }
   });
 }

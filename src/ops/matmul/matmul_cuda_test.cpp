@@ -43,21 +43,38 @@ TEST_P(MatmulCuda, AgreesWithTheReference) {
   }
 }
 
+// Weights of several pieces of rows, and two of them in one call.
 TEST_P(MatmulCuda, RowsOfFewAreTheSameAloneAndTogether) {
   Rng rng(52);
-  const MatmulWeight prepared =
-      prepare_matmul_weight(context(), random_weight(rng, GetParam(), 33, 96));
-  const Tensor x = test::put(context(), test::random_tensor(rng, Shape{7, 96}), DType::kBF16);
-  Tensor together = test::poisoned(context(), Shape{7, 33});
-  Tensor alone = test::poisoned(context(), Shape{7, 33});
-  const MatmulTarget target{&prepared, {}, together};
-  matmul(context(), {x, {&target, 1}});
-  for (int64_t i = 0; i < 7; ++i) {
-    const MatmulTarget one{&prepared, {}, alone.view().rows(i, 1)};
-    matmul(context(), {x.view().rows(i, 1), {&one, 1}});
+  constexpr int64_t kColumns = 1376;
+  const int64_t rows[] = {133, 9};
+  std::vector<MatmulWeight> weights;
+  for (const int64_t n : rows) {
+    weights.push_back(
+        prepare_matmul_weight(context(), random_weight(rng, GetParam(), n, kColumns)));
   }
-  EXPECT_TRUE(
-      test::same_bits(test::take(context(), alone).view(), test::take(context(), together).view()));
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const Tensor x = test::put(context(), test::random_tensor(rng, Shape{8, kColumns}), dtype);
+    std::vector<Tensor> together, alone;
+    std::vector<MatmulTarget> targets;
+    for (size_t t = 0; t < 2; ++t) {
+      together.push_back(test::poisoned(context(), Shape{8, rows[t]}));
+      alone.push_back(test::poisoned(context(), Shape{8, rows[t]}));
+    }
+    for (size_t t = 0; t < 2; ++t) targets.push_back({&weights[t], {}, together[t]});
+    matmul(context(), {x, targets});
+    for (int64_t i = 0; i < 8; ++i) {
+      for (size_t t = 0; t < 2; ++t) {
+        const MatmulTarget one{&weights[t], {}, alone[t].view().rows(i, 1)};
+        matmul(context(), {x.view().rows(i, 1), {&one, 1}});
+      }
+    }
+    for (size_t t = 0; t < 2; ++t) {
+      EXPECT_TRUE(test::same_bits(test::take(context(), alone[t]).view(),
+                                  test::take(context(), together[t]).view()))
+          << name(dtype) << " weight " << t;
+    }
+  }
 }
 
 }  // namespace

@@ -258,11 +258,7 @@ bool long_enough(ConstTensorView keys, int64_t tile_keys) {
 
 // On Hopper, with enough queries to fill its larger tiles.
 bool use_warpgroups(Context& context, const SoftmaxAttentionArgs& args) {
-  int major = 0;
-  cuda::check_cuda(
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, context.device().index),
-      "asking for the compute capability");
-  return major == 9 && args.q.shape()[0] >= kQueries && long_enough(args.keys, kWarpgroupTileKeys);
+  return context.stream().is_hopper() && args.q.shape()[0] >= kQueries && long_enough(args.keys, kWarpgroupTileKeys);
 }
 
 PrefillProblem prefill_problem(const SoftmaxAttentionArgs& args) {
