@@ -5,7 +5,6 @@
 #include <chrono>
 
 #include "core/error.h"
-#include "core/transfer.h"
 #include "engine/stop_filter.h"
 
 namespace spb::engine {
@@ -72,6 +71,7 @@ void Session::prefill(std::span<const int32_t> tokens, const ProgressFunction& p
     done += count;
     if (progress) progress(done, total);
   }
+  decoded_ = {};
   for (const int32_t id : tokens) sampler_.accept(id);
   times_ = {};
   times_.prompt_tokens = total;
@@ -91,8 +91,7 @@ FinishReason Session::generate(const GenerateOptions& options, const TokenFuncti
   };
   for (int64_t count = 0; options.max_tokens < 0 || count < options.max_tokens; ++count) {
     if (stopped()) return finish(FinishReason::kInterrupted);
-    const auto known = static_cast<size_t>(vocab_size_);
-    const ops::SampledToken token = sampler_.sample(logits().first(known));
+    const ops::SampledToken token = sample();
     sampler_.accept(token.id);
     pending_.push_back(token.id);
     const bool end = std::find(ends.begin(), ends.end(), token.id) != ends.end();
@@ -102,7 +101,7 @@ FinishReason Session::generate(const GenerateOptions& options, const TokenFuncti
     if (context_full()) return finish(FinishReason::kContext);
     if (count + 1 == options.max_tokens) break;  // its logits would not be looked at
     const Clock::time_point start = Clock::now();
-    to_host(context_, decoder_.step(pending_, hooks_), logits_);
+    decoded_ = decoder_.step(pending_, hooks_);
     pending_.clear();
     times_.decode_seconds += seconds_since(start);
     ++times_.decoded_tokens;
@@ -110,8 +109,16 @@ FinishReason Session::generate(const GenerateOptions& options, const TokenFuncti
   return finish(FinishReason::kLength);
 }
 
-std::span<const float> Session::logits() const {
-  return {logits_.as<float>(), static_cast<size_t>(logits_.shape().last())};
+// After a prompt from the logits on the host, after a step from those where the step left them.
+ops::SampledToken Session::sample() {
+  if (!decoded_.defined()) {
+    return sampler_.sample({logits_.as<float>(), static_cast<size_t>(vocab_size_)});
+  }
+  const Clock::time_point start = Clock::now();
+  const ops::SampledToken token =
+      sampler_.sample(context_, {decoded_.data(), decoded_.dtype(), Shape{vocab_size_}});
+  times_.decode_seconds += seconds_since(start);
+  return token;
 }
 
 }  // namespace spb::engine

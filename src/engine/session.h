@@ -36,7 +36,7 @@ struct SessionTimes {
   int64_t prompt_tokens = 0;
   double prompt_seconds = 0;
   int64_t decoded_tokens = 0;  // forward passes of one token
-  double decode_seconds = 0;
+  double decode_seconds = 0;   // of these and of choosing the tokens after them
 };
 
 class Session {
@@ -69,7 +69,7 @@ class Session {
   bool stopped() const { return stop_ != nullptr && stop_->load(std::memory_order_relaxed); }
   bool context_full() const;
   void feed(std::span<const int32_t> tokens, bool last);
-  std::span<const float> logits() const;  // after the last token
+  ops::SampledToken sample();
 
   Context& context_;
   const TextModel& model_;
@@ -79,7 +79,8 @@ class Session {
   ops::Sampler sampler_;
   const std::atomic<bool>* stop_;
   model::ForwardHooks hooks_;
-  Tensor logits_;
+  Tensor logits_;                 // after a prompt, on the host
+  ConstTensorView decoded_;       // after a step, on the device; undefined after a prompt
   std::vector<int32_t> pending_;  // sampled, not yet forwarded
   SessionTimes times_;
 };
