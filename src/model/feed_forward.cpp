@@ -1,6 +1,7 @@
 // What a layer does after its mixers: output projection and feed-forward network.
 #include "core/transfer.h"
 #include "model/forward_pass.h"
+#include "ops/matmul/gated_matmul.h"
 #include "ops/moe/grouped_matmul.h"
 #include "ops/moe/moe_dispatch.h"
 #include "ops/rms_norm/rms_norm.h"
@@ -43,13 +44,23 @@ void ForwardPass::finish_layer(int64_t index, ConstTensorView mixed, Batch& batc
   }
 }
 
+// Nothing but products goes into the gate, and nobody looks at what goes in.
+bool ForwardPass::plain(const Network& network) const {
+  return hooks_.observer == nullptr && !network.gate.spikes && !network.gate.bias.defined() &&
+         !network.up.bias.defined();
+}
+
 void ForwardPass::run_network(int64_t index, const Network& network, ConstTensorView x,
                               TensorView y) {
   const int64_t count = x.shape()[0];
   const TensorView gate = rows(count, network.gate.rows());
-  const TensorView up = rows(count, network.up.rows());
-  project({index, Site::kFeedForwardInput}, x, {{&network.gate, gate}, {&network.up, up}});
-  ops::swiglu(context_, {gate, up, gate});
+  if (plain(network)) {
+    ops::gated_matmul(context_, {x, &network.gate.weight, &network.up.weight, gate});
+  } else {
+    const TensorView up = rows(count, network.up.rows());
+    project({index, Site::kFeedForwardInput}, x, {{&network.gate, gate}, {&network.up, up}});
+    ops::swiglu(context_, {gate, up, gate});
+  }
   project({index, Site::kFeedForwardOutput}, gate, {{&network.down, y}});
 }
 

@@ -108,6 +108,7 @@ class ForwardPass {
   // sum = or += the normalized heads of `from`.
   void add_normalized(const Tensor& weight, TensorView from, TensorView sum, bool add);
 
+  bool plain(const Network& network) const;
   void run_network(int64_t index, const Network& network, ConstTensorView x, TensorView y);
   void run_experts(int64_t index, ConstTensorView x, TensorView y);
   ops::MoeChoices choose_experts(int64_t index, ConstTensorView x);

@@ -15,6 +15,7 @@
 #include "core/rng.h"
 #include "core/transfer.h"
 #include "ops/gated_linear_attention/gated_linear_attention.h"
+#include "ops/matmul/gated_matmul.h"
 #include "ops/matmul/matmul.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope/rope.h"
@@ -151,6 +152,25 @@ void products(Bench& bench, int64_t tokens, DType dtype, const Matrix& matrix) {
             });
 }
 
+void gated_products(Bench& bench, int64_t tokens) {
+  std::vector<MatmulWeight> gate, up;
+  std::vector<Tensor> x, y;
+  for (int i = 0; i < kSets; ++i) {
+    gate.push_back(bench.random_weight(DType::kBF16, kFeedForward, kHidden));
+    up.push_back(bench.random_weight(DType::kBF16, kFeedForward, kHidden));
+    x.push_back(bench.random(Shape{tokens, kHidden}));
+    y.emplace_back(DType::kBF16, Shape{tokens, kFeedForward}, bench.context().device());
+  }
+  const auto count = static_cast<double>(tokens);
+  const Work work{
+      2.0 * static_cast<double>(gate[0].bytes()) + 2.0 * count * (kHidden + kFeedForward),
+      4.0 * count * kHidden * kFeedForward};
+  bench.row(fmt::format("gated_matmul bf16, {} tokens", tokens), work, [&](int i) {
+    const auto set = static_cast<size_t>(i);
+    gated_matmul(bench.context(), {x[set], &gate[set], &up[set], y[set]});
+  });
+}
+
 void attention(Bench& bench, int64_t tokens, int64_t position, int64_t window) {
   const int64_t capacity = window > 0 ? window + tokens - 1 : position + tokens;
   const Shape cache{kKvHeads, capacity, kDim};
@@ -266,6 +286,7 @@ void run() {
   }
   for (const DType dtype : {DType::kQ8_0, DType::kQ4_0}) products(bench, 1, dtype, kMatrices[2]);
   products(bench, 8192, DType::kQ4_0, kMatrices[2]);
+  gated_products(bench, 8192);
   linear_attention(bench, 8192);
   linear_attention(bench, 1);
   attention(bench, 8192, 16384, kWindow);

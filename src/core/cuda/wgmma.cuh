@@ -30,8 +30,18 @@ __device__ inline uint64_t describe_tile(const void* shared, int next_columns) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 // Before the first product that uses registers written since the last one.
 __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Closes a group of products, which go on; a group's results are there when it is waited for.
+__device__ inline void commit_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Until at most kLeft groups are unfinished.
+template <int kLeft>
+__device__ inline void wait_for_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
+}
 __device__ inline void finish_products() {
-  asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+  commit_products();
+  wait_for_products<0>();
 }
 // Makes this thread's writes to shared memory visible to products.
 __device__ inline void publish_writes() {
@@ -47,6 +57,11 @@ __device__ inline void take_registers() {
 }
 #else
 __device__ inline void begin_products() { __trap(); }
+__device__ inline void commit_products() { __trap(); }
+template <int kLeft>
+__device__ inline void wait_for_products() {
+  __trap();
+}
 __device__ inline void finish_products() { __trap(); }
 __device__ inline void publish_writes() { __trap(); }
 template <int kRegisters>

@@ -258,7 +258,8 @@ bool long_enough(ConstTensorView keys, int64_t tile_keys) {
 
 // On Hopper, with enough queries to fill its larger tiles.
 bool use_warpgroups(Context& context, const SoftmaxAttentionArgs& args) {
-  return context.stream().is_hopper() && args.q.shape()[0] >= kQueries && long_enough(args.keys, kWarpgroupTileKeys);
+  return context.stream().is_hopper() && args.q.shape()[0] >= kQueries &&
+         long_enough(args.keys, kWarpgroupTileKeys);
 }
 
 PrefillProblem prefill_problem(const SoftmaxAttentionArgs& args) {

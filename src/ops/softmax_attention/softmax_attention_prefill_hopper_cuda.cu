@@ -1,8 +1,9 @@
 // Prefill on Hopper: two warpgroups multiply, 64 queries each, while a third one copies keys and
 // values to shared memory, tile by tile of 128 keys.
 //
-// The groups meet only through barriers of tiles, so that one works on its softmax while the other
-// keeps the tensor cores busy. Masking and the running softmax are those of
+// A group works on the softmax of a tile while its products with the values of the tile before go
+// on; the groups meet only through barriers of tiles, so that one's softmax falls into the products
+// of the other, too. Masking and the running softmax are those of
 // softmax_attention_prefill_cuda.cu.
 #include "core/cuda/reduce.cuh"
 #include "core/cuda/wgmma.cuh"
@@ -100,8 +101,9 @@ struct Sums {
 
 using Scores = float[kTileKeys / 8][4];
 
+// Starts the products of queries and keys.
 template <int kDim>
-__device__ void score(const Shared<kDim>& shared, int group, int stage, Scores& scores) {
+__device__ void start_scores(const Shared<kDim>& shared, int group, int stage, Scores& scores) {
   cuda::begin_products();
 #pragma unroll
   for (int step = 0; step < kDim / 16; ++step) {
@@ -110,7 +112,7 @@ __device__ void score(const Shared<kDim>& shared, int group, int stage, Scores& 
     const uint64_t k = cuda::describe_tile(shared.keys[stage][step / 4] + offset, 0);
     cuda::multiply_64x128(scores, q, k, step > 0);
   }
-  cuda::finish_products();
+  cuda::commit_products();
 }
 
 __device__ void mask(const PrefillProblem& p, const Tile& tile, const int64_t (&queries)[2],
@@ -130,9 +132,11 @@ __device__ void mask(const PrefillProblem& p, const Tile& tile, const int64_t (&
   }
 }
 
-// Scores -> softmax weights against the running maximum, to which the sums are brought.
+// Scores -> softmax weights against the running maximum. Returns by what the sums of earlier tiles
+// are to be multiplied.
 template <int kDim>
-__device__ void weigh(const PrefillProblem& p, Scores& scores, Sums<kDim>& sums) {
+__device__ float2 weigh(const PrefillProblem& p, Scores& scores, Sums<kDim>& sums) {
+  float factors[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float largest = sums.largest[half];
@@ -144,7 +148,7 @@ __device__ void weigh(const PrefillProblem& p, Scores& scores, Sums<kDim>& sums)
     largest = fmaxf(largest, __shfl_xor_sync(cuda::kFullWarp, largest, 2));
     // Nothing seen yet: any finite number keeps the differences from being NaN.
     const float base = largest == -INFINITY ? 0.0f : largest * p.scale_log2;
-    const float before = cuda::fast_exp2(sums.largest[half] * p.scale_log2 - base);
+    factors[half] = cuda::fast_exp2(sums.largest[half] * p.scale_log2 - base);
     sums.largest[half] = largest;
     float weight = 0;
 #pragma unroll
@@ -153,36 +157,50 @@ __device__ void weigh(const PrefillProblem& p, Scores& scores, Sums<kDim>& sums)
       s = cuda::fast_exp2(s * p.scale_log2 - base);
       weight += s;
     }
-    sums.weight[half] = sums.weight[half] * before + weight;
-#pragma unroll
-    for (int i = 0; i < kDim / 4; ++i) sums.values[i / 2][half * 2 + i % 2] *= before;
+    sums.weight[half] = sums.weight[half] * factors[half] + weight;
   }
+  return {factors[0], factors[1]};
 }
 
-template <int kDim>
-__device__ void add_values(const Shared<kDim>& shared, int stage, const Scores& weights,
-                           Sums<kDim>& sums) {
-  constexpr int kNextColumns = kTileKeys * 128;
-  uint32_t p[kTileKeys / 16][4];
+// Softmax weights as the first operand of products.
+using Weights = uint32_t[kTileKeys / 16][4];
+
+__device__ void pack(const Scores& scores, Weights& weights) {
 #pragma unroll
   for (int step = 0; step < kTileKeys / 16; ++step) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float* pair = &weights[2 * step + i / 2][i % 2 * 2];
-      p[step][i] = cuda::pack_bf16(pair[0], pair[1]);
+      const float* pair = &scores[2 * step + i / 2][i % 2 * 2];
+      weights[step][i] = cuda::pack_bf16(pair[0], pair[1]);
     }
   }
+}
+
+// Starts the products of weights and values.
+template <int kDim>
+__device__ void start_values(const Shared<kDim>& shared, int stage, const Weights& weights,
+                             Sums<kDim>& sums) {
+  constexpr int kNextColumns = kTileKeys * 128;
   cuda::begin_products();
 #pragma unroll
   for (int step = 0; step < kTileKeys / 16; ++step) {
     const uint64_t v = cuda::describe_tile(shared.values[stage][0] + step * 16 * 128, kNextColumns);
     if constexpr (kDim == 128) {
-      cuda::multiply_add_64x128(sums.values, p[step], v);
+      cuda::multiply_add_64x128(sums.values, weights[step], v);
     } else {
-      cuda::multiply_add_64x64(sums.values, p[step], v);
+      cuda::multiply_add_64x64(sums.values, weights[step], v);
     }
   }
-  cuda::finish_products();
+  cuda::commit_products();
+}
+
+template <int kDim>
+__device__ void scale(float2 factors, Sums<kDim>& sums) {
+#pragma unroll
+  for (int i = 0; i < kDim / 4; ++i) {
+    sums.values[i / 2][i % 2] *= factors.x;
+    sums.values[i / 2][2 + i % 2] *= factors.y;
+  }
 }
 
 template <int kDim>
@@ -220,21 +238,40 @@ __device__ void consume(Shared<kDim>& shared, const PrefillProblem& p, const Key
   const int64_t row = first + thread / cuda::kWarpSize * 16 + lane / 4;
   const int64_t queries[2] = {row, row + 8};
   const int64_t last = min(first + kGroupQueries, p.tokens) - 1;
-  Sums<kDim> sums;
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    const int stage = static_cast<int>(t % kStages);
+  const auto mask_edges = [&](int64_t t, Scores& scores) {
     const Tile tile = tiles.at(p.visible, t);
     const bool whole = tile.first + kTileKeys <= tile.end &&
                        (tile.sinks || (tile.first >= p.visible.begin(last) &&
                                        tile.first + kTileKeys <= p.visible.end(first)));
-    cuda::wait_for(&shared.full[stage], static_cast<int>(t / kStages) & 1);
-    Scores scores;
-    score(shared, group, stage, scores);
     if (!whole) mask(p, tile, queries, lane, scores);
-    weigh(p, scores, sums);
-    add_values(shared, stage, scores, sums);
-    cuda::arrive(&shared.empty[stage]);
+  };
+  const auto wait_for_tile = [&](int64_t t) {
+    cuda::wait_for(&shared.full[t % kStages], static_cast<int>(t / kStages) & 1);
+  };
+  Sums<kDim> sums;
+  Scores scores;
+  Weights weights;
+  wait_for_tile(0);
+  start_scores(shared, group, 0, scores);
+  cuda::wait_for_products<0>();
+  mask_edges(0, scores);
+  weigh(p, scores, sums);
+  pack(scores, weights);
+  for (int64_t t = 1; t < tiles.count; ++t) {
+    const int before = static_cast<int>((t - 1) % kStages);
+    wait_for_tile(t);
+    start_scores(shared, group, static_cast<int>(t % kStages), scores);
+    start_values(shared, before, weights, sums);
+    cuda::wait_for_products<1>();
+    mask_edges(t, scores);
+    const float2 factors = weigh(p, scores, sums);
+    cuda::wait_for_products<0>();
+    cuda::arrive(&shared.empty[before]);
+    scale(factors, sums);
+    pack(scores, weights);
   }
+  start_values(shared, static_cast<int>((tiles.count - 1) % kStages), weights, sums);
+  cuda::wait_for_products<0>();
   write(p, sums, queries, head, lane);
 }
 
