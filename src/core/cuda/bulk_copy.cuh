@@ -35,12 +35,12 @@ __device__ inline void copy_bulk_to(uint16_t blocks, void* to, const void* from,
       "l"(from), "r"(bytes), "r"(shared_address(barrier)), "h"(blocks)
       : "memory");
 }
-// At the barrier of another block of the cluster.
+// At the barrier of another block of the cluster. Orders no writes: for barriers that say that
+// something was read.
 __device__ inline void arrive_at(Barrier* barrier, int block) {
   asm volatile(
       "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1; "
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(
-          shared_address(barrier)),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(shared_address(barrier)),
       "r"(block)
       : "memory");
 }

@@ -29,10 +29,9 @@ template <int kDim>
 struct Shared {
   static constexpr int kParts = kDim / 64;
   unsigned char q[kConsumers][kParts][kGroupQueries * 128];
-  unsigned char keys[kStages][kParts][kTileKeys * 128];
-  unsigned char values[kStages][kParts][kTileKeys * 128];
-  cuda::Barrier full[kStages];
-  cuda::Barrier empty[kStages];
+  unsigned char tiles[2][kStages][kParts][kTileKeys * 128];  // keys, values
+  cuda::Barrier full[2][kStages];
+  cuda::Barrier empty[2][kStages];
 };
 
 // Copies kRows rows of kDim elements into tiles, 16 bytes at a time: a thread keeps its piece and
@@ -54,41 +53,53 @@ __device__ void copy_rows(unsigned char (*parts)[kRows * 128], int thread, int v
 }
 
 template <int kDim>
-__device__ void copy_tile(Shared<kDim>& shared, int stage, const Tile& tile, int kv_head,
+__device__ void copy_tile(Shared<kDim>& shared, int side, int stage, const Tile& tile, int kv_head,
                           int thread) {
   const int64_t capacity = tile.rows->capacity;
   const int64_t start = tile.first % capacity;
-  const int64_t offset = (kv_head * capacity + start) * kDim;
   // Rows from here on lie at the ring's beginning.
   const int wrap = static_cast<int>(min(capacity - start, int64_t{kTileKeys}));
   const int valid_rows = static_cast<int>(min(tile.end - tile.first, int64_t{kTileKeys}));
-  for (int side = 0; side < 2; ++side) {
-    const std::byte* rows = side == 0 ? tile.rows->keys : tile.rows->values;
-    const auto* first = reinterpret_cast<const __nv_bfloat16*>(rows) + offset;
-    const auto* wrapped = first - capacity * kDim;
-    copy_rows<kDim, kTileKeys>(
-        side == 0 ? shared.keys[stage] : shared.values[stage], thread, valid_rows,
-        [&](int row) { return (row < wrap ? first : wrapped) + row * kDim; });
-  }
+  const std::byte* rows = side == 0 ? tile.rows->keys : tile.rows->values;
+  const auto* first =
+      reinterpret_cast<const __nv_bfloat16*>(rows) + (kv_head * capacity + start) * kDim;
+  const auto* wrapped = first - capacity * kDim;
+  copy_rows<kDim, kTileKeys>(shared.tiles[side][stage], thread, valid_rows,
+                             [&](int row) { return (row < wrap ? first : wrapped) + row * kDim; });
   cuda::commit_copies();
 }
 
-// The copying warpgroup. A tile is handed over when the copies of the next one are under way.
+// The copying warpgroup: keys and values of a tile in turns. One is handed over when the copies of
+// the next are under way, or when there is no room for these yet.
 template <int kDim>
 __device__ void produce(Shared<kDim>& shared, const PrefillProblem& p, const KeyTiles& tiles,
                         int kv_head, int thread) {
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    const int stage = static_cast<int>(t % kStages);
-    if (t >= kStages) cuda::wait_for(&shared.empty[stage], static_cast<int>(t / kStages - 1) & 1);
-    copy_tile(shared, stage, tiles.at(p.visible, t), kv_head, thread);
-    if (t == 0) continue;
-    cuda::wait_for_copies<1>();
+  cuda::Barrier* waiting = nullptr;  // for the copies asked for last
+  const auto hand_over = [&] {
     cuda::publish_writes();
-    cuda::arrive(&shared.full[(t - 1) % kStages]);
+    cuda::arrive(waiting);
+  };
+  for (int64_t i = 0; i < 2 * tiles.count; ++i) {
+    const int64_t t = i / 2;
+    const int side = static_cast<int>(i % 2);
+    const int stage = static_cast<int>(t % kStages);
+    cuda::Barrier* empty = &shared.empty[side][stage];
+    const int parity = static_cast<int>(t / kStages - 1) & 1;
+    if (t >= kStages && !cuda::has_ended(empty, parity)) {
+      cuda::wait_for_copies<0>();
+      hand_over();
+      waiting = nullptr;
+      cuda::wait_for(empty, parity);
+    }
+    copy_tile(shared, side, stage, tiles.at(p.visible, t), kv_head, thread);
+    if (waiting != nullptr) {
+      cuda::wait_for_copies<1>();
+      hand_over();
+    }
+    waiting = &shared.full[side][stage];
   }
   cuda::wait_for_copies<0>();
-  cuda::publish_writes();
-  cuda::arrive(&shared.full[(tiles.count - 1) % kStages]);
+  hand_over();
 }
 
 // What a thread knows of its two queries: rows quad and quad + 8 of its warp's 16.
@@ -109,7 +120,7 @@ __device__ void start_scores(const Shared<kDim>& shared, int group, int stage, S
   for (int step = 0; step < kDim / 16; ++step) {
     const int offset = step % 4 * 32;
     const uint64_t q = cuda::describe_tile(shared.q[group][step / 4] + offset, 0);
-    const uint64_t k = cuda::describe_tile(shared.keys[stage][step / 4] + offset, 0);
+    const uint64_t k = cuda::describe_tile(shared.tiles[0][stage][step / 4] + offset, 0);
     cuda::multiply_64x128(scores, q, k, step > 0);
   }
   cuda::commit_products();
@@ -184,7 +195,8 @@ __device__ void start_values(const Shared<kDim>& shared, int stage, const Weight
   cuda::begin_products();
 #pragma unroll
   for (int step = 0; step < kTileKeys / 16; ++step) {
-    const uint64_t v = cuda::describe_tile(shared.values[stage][0] + step * 16 * 128, kNextColumns);
+    const uint64_t v =
+        cuda::describe_tile(shared.tiles[1][stage][0] + step * 16 * 128, kNextColumns);
     if constexpr (kDim == 128) {
       cuda::multiply_add_64x128(sums.values, weights[step], v);
     } else {
@@ -245,31 +257,36 @@ __device__ void consume(Shared<kDim>& shared, const PrefillProblem& p, const Key
                                        tile.first + kTileKeys <= p.visible.end(first)));
     if (!whole) mask(p, tile, queries, lane, scores);
   };
-  const auto wait_for_tile = [&](int64_t t) {
-    cuda::wait_for(&shared.full[t % kStages], static_cast<int>(t / kStages) & 1);
+  const auto wait_for_tile = [&](int side, int64_t t) {
+    cuda::wait_for(&shared.full[side][t % kStages], static_cast<int>(t / kStages) & 1);
   };
   Sums<kDim> sums;
   Scores scores;
   Weights weights;
-  wait_for_tile(0);
+  wait_for_tile(0, 0);
   start_scores(shared, group, 0, scores);
   cuda::wait_for_products<0>();
+  cuda::arrive(&shared.empty[0][0]);
   mask_edges(0, scores);
   weigh(p, scores, sums);
   pack(scores, weights);
   for (int64_t t = 1; t < tiles.count; ++t) {
+    const int stage = static_cast<int>(t % kStages);
     const int before = static_cast<int>((t - 1) % kStages);
-    wait_for_tile(t);
-    start_scores(shared, group, static_cast<int>(t % kStages), scores);
+    wait_for_tile(0, t);
+    start_scores(shared, group, stage, scores);
+    wait_for_tile(1, t - 1);
     start_values(shared, before, weights, sums);
     cuda::wait_for_products<1>();
+    cuda::arrive(&shared.empty[0][stage]);
     mask_edges(t, scores);
     const float2 factors = weigh(p, scores, sums);
     cuda::wait_for_products<0>();
-    cuda::arrive(&shared.empty[before]);
+    cuda::arrive(&shared.empty[1][before]);
     scale(factors, sums);
     pack(scores, weights);
   }
+  wait_for_tile(1, tiles.count - 1);
   start_values(shared, static_cast<int>((tiles.count - 1) % kStages), weights, sums);
   cuda::wait_for_products<0>();
   write(p, sums, queries, head, lane);
@@ -287,9 +304,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t first = int64_t{gridDim.y - 1 - blockIdx.y} * kQueries;
   const KeyTiles tiles(p.visible, first, min(first + kQueries, p.tokens) - 1);
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < kStages; ++stage) {
-      cuda::start_barrier(&shared.full[stage], kGroupThreads);
-      cuda::start_barrier(&shared.empty[stage], kGroupThreads * kConsumers);
+    for (int i = 0; i < 2 * kStages; ++i) {
+      cuda::start_barrier(&shared.full[i % 2][i / 2], kGroupThreads);
+      cuda::start_barrier(&shared.empty[i % 2][i / 2], kGroupThreads * kConsumers);
     }
   }
   __syncthreads();
