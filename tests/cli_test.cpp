@@ -81,6 +81,7 @@ TEST_F(CliTest, UsageErrorsExitWithTwo) {
   expect_error("run " + model() + " -p x --logit-bias 99999=1", 2, "99999");
   expect_error("run " + model() + " -p x --context lots", 2, "context");
   expect_error("run " + model() + " -p x --chunk 0", 2, "chunk");
+  expect_error("run " + model() + " -p x --activations bf16", 2, "expected a CUDA device");
   expect_error("run " + model() + " -p ''", 2, "at least one token");
   expect_error("run " + model() + " -p x -f y", 2, "both");
   expect_error("run " + model() + " -p x --stop ''", 2, "stop");

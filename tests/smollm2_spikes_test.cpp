@@ -6,6 +6,7 @@
 
 #include "convert/convert.h"
 #include "core/options.h"
+#include "core/test_source.h"
 #include "engine/perplexity.h"
 #include "engine/text_model.h"
 #include "golden/golden_recipe.h"
@@ -19,7 +20,7 @@ class SmolLm2Spikes : public testing::Test {
   void SetUp() override {
     const std::optional<std::string> path = option("SPB_TEST_MODEL");
     if (!path) GTEST_SKIP() << "set SPB_TEST_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf";
-    const std::string golden = std::string(SPB_SOURCE_DIR) + "/tests/golden/smollm2.json";
+    const std::string golden = test::source_root() + "/tests/golden/smollm2.json";
     expected_ = io::read_json_file(golden).at("perplexity");
     expected_.at("ids").get_to(ids_);
     spiking_ = folder_.file("spiking.gguf");

@@ -10,6 +10,7 @@
 #include <iterator>
 
 #include "core/options.h"
+#include "core/test_source.h"
 #include "engine/perplexity.h"
 #include "engine/text_model.h"
 #include "io/json.h"
@@ -24,7 +25,7 @@ constexpr double kNearTie = 0.4;
 constexpr double kPerplexityTolerance = 0.005;
 
 std::filesystem::path golden_folder() {
-  return std::filesystem::path(SPB_SOURCE_DIR) / "tests" / "golden";
+  return std::filesystem::path(test::source_root()) / "tests" / "golden";
 }
 
 class SmolLm2 : public testing::Test {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/test_source.h"
 #include "io/json.h"
 #include "spike/codec/codec.h"
 #include "spike/threshold/threshold.h"
@@ -17,7 +18,7 @@ namespace {
 using io::Json;
 
 Json read_fixture(const std::string& name) {
-  return io::read_json_file(SPB_SOURCE_DIR "/tests/fixtures/spike/" + name);
+  return io::read_json_file(test::source_root() + "/tests/fixtures/spike/" + name);
 }
 
 std::vector<float> floats_of(const Json& stored) {

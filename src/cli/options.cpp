@@ -46,6 +46,11 @@ void ModelOptions::add_to(CLI::App& command, bool model_required) {
   command.add_option("--device", device, "cpu, cuda, cuda:N, or auto: a CUDA device if usable")
       ->type_name("DEVICE")
       ->capture_default_str();
+  command
+      .add_option("--activations", activations,
+                  "values between operators on a CUDA device; auto is bf16, f32 is for comparisons")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+      ->capture_default_str();
   command.add_flag("--no-repack", no_repack,
                    "use mapped weights as they are (for files larger than memory)");
   command
@@ -76,6 +81,14 @@ void ModelOptions::add_to(CLI::App& command, bool model_required) {
       .add_flag("--verify-spikes", verify_spikes,
                 "execute every product once more as a spike train, with additions alone (slow)")
       ->group(spiking);
+}
+
+Context ModelOptions::make_context() const {
+  const Device place = parse_device(device);
+  check(place.is_cuda() || activations != "bf16",
+        "--activations: bf16: expected a CUDA device, got --device {}", printable(device));
+  return Context(place, threads,
+                 place.is_cuda() && activations != "f32" ? DType::kBF16 : DType::kF32);
 }
 
 model::LoadOptions ModelOptions::load_options() const {

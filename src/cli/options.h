@@ -12,12 +12,14 @@
 
 namespace spb::cli {
 
-// MODEL, --threads, --device, --no-repack, --experts, --profile, --k-site, --event-driven,
+// MODEL, --threads, --device, --activations, --no-repack, --experts, --profile, --k-site,
+// --event-driven,
 // --verify-spikes.
 struct ModelOptions {
   std::string path;
   int threads = 0;
   std::string device = "cpu";
+  std::string activations = "auto";
   bool no_repack = false;
   std::string experts = "auto";
   std::string profile = "exact-int";
@@ -26,8 +28,8 @@ struct ModelOptions {
   bool verify_spikes = false;
 
   void add_to(CLI::App& command, bool model_required = true);
-  // Usage error for a device that is not there.
-  Context make_context() const { return Context(parse_device(device), threads); }
+  // Usage error for a device that is not there, or has no such activations.
+  Context make_context() const;
   model::LoadOptions load_options() const;
   model::ForwardHooks hooks() const { return {nullptr, verify_spikes, nullptr}; }
 };

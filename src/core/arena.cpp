@@ -13,6 +13,17 @@ int64_t round_up(int64_t bytes) {
   return (bytes + static_cast<int64_t>(Buffer::kAlignment) - 1) /
          static_cast<int64_t>(Buffer::kAlignment) * static_cast<int64_t>(Buffer::kAlignment);
 }
+
+Buffer new_chunk(int64_t bytes, const Device& device) {
+  try {
+    return Buffer(bytes, device);
+  } catch (const Error& error) {
+    if (!device.is_cuda() || error.kind() != ErrorKind::kSystem) throw;
+    throw Error(error.kind(), fmt::format("{}; as scratch memory, of which fewer tokens in a step "
+                                          "need less (--chunk)",
+                                          error.what()));
+  }
+}
 }  // namespace
 
 std::byte* Arena::allocate_bytes(int64_t bytes) {
@@ -24,7 +35,7 @@ std::byte* Arena::allocate_bytes(int64_t bytes) {
     used_ = 0;
   }
   if (chunk_ == chunks_.size()) {
-    chunks_.emplace_back(std::max(rounded, kChunkBytes), device_);
+    chunks_.push_back(new_chunk(std::max(rounded, kChunkBytes), device_));
     used_ = 0;
   }
   std::byte* memory = chunks_[chunk_].data() + used_;

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "core/rng.h"
+#include "core/test_source.h"
 
 namespace spb {
 namespace {
@@ -26,7 +27,7 @@ std::vector<unsigned char> from_hex(const std::string& hex) {
 
 // The lines of the fixture come from another implementation: tools/make_golden/block_formats.py.
 TEST(BlockFormats, DequantizeAsTheReferenceDoes) {
-  std::ifstream file(SPB_SOURCE_DIR "/tests/fixtures/core/block_formats.txt");
+  std::ifstream file(test::source_root() + "/tests/fixtures/core/block_formats.txt");
   std::string format, block_hex, value_hex;
   int lines = 0;
   while (file >> format >> block_hex >> value_hex) {

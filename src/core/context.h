@@ -25,6 +25,9 @@ class Context {
       : device_(device), pool_(threads), arena_(device) {
     if (device.is_cuda()) stream_ = std::make_unique<cuda::Stream>(device.index);
   }
+  Context(const Device& device, int threads, DType activation_dtype) : Context(device, threads) {
+    set_activation_dtype(activation_dtype);
+  }
 
   const Device& device() const { return device_; }
   ThreadPool& pool() { return pool_; }

@@ -1,5 +1,6 @@
 // Files that other programs wrote: tests/fixtures/io/make_fixtures.py.
 #include "core/block_formats.h"
+#include "core/test_source.h"
 #include "io/checkpoint.h"
 #include "io/gguf.h"
 #include "io/test_files.h"
@@ -8,7 +9,7 @@ namespace spb::io {
 namespace {
 
 std::string fixture(const std::string& name) {
-  return std::string(SPB_SOURCE_DIR) + "/tests/fixtures/io/" + name;
+  return test::source_root() + "/tests/fixtures/io/" + name;
 }
 
 std::vector<float> values(const ConstTensorView& view) {

@@ -1,4 +1,5 @@
 #include "core/half.h"
+#include "core/test_source.h"
 #include "io/checkpoint.h"
 #include "io/torch_zip_test_bytes.h"
 
@@ -32,7 +33,7 @@ PickleBytes one_tensor(const Rebuild& tensor = {}) {
 }
 
 std::string fixture(const std::string& name) {
-  return std::string(SPB_SOURCE_DIR) + "/tests/fixtures/io/" + name;
+  return test::source_root() + "/tests/fixtures/io/" + name;
 }
 
 TEST(TorchZip, ReadsAStateDictionaryOfPyTorch) {

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <sstream>
 
+#include "core/test_source.h"
 #include "text/utf8.h"
 
 namespace spb::text {
@@ -74,7 +75,7 @@ std::string random_bytes(Rng& rng) {
 }  // namespace
 
 std::string fixture_path(const std::string& name) {
-  return std::string(SPB_SOURCE_DIR) + "/tests/fixtures/text/" + name;
+  return test::source_root() + "/tests/fixtures/text/" + name;
 }
 
 std::string read_fixture(const std::string& name) {

@@ -11,6 +11,7 @@
 #include "core/buffer.h"
 #include "core/error.h"
 #include "core/rng.h"
+#include "core/test_source.h"
 
 namespace spb::view {
 namespace {
@@ -151,7 +152,7 @@ TEST_F(SpikeEventsTest, TheLayoutIsTheDocumentedOne) {
 
 // Written by a program that knows the documentation alone.
 TEST_F(SpikeEventsTest, FilesOfOthersAreRead) {
-  SpikeEventReader reader(SPB_SOURCE_DIR "/tests/fixtures/view/two_blocks.events");
+  SpikeEventReader reader(test::source_root() + "/tests/fixtures/view/two_blocks.events");
   EXPECT_EQ(reader.model(), "model.gguf");
   EXPECT_EQ(reader.k(), 2.5);
   SpikeEvents events;

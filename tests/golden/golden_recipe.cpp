@@ -10,13 +10,14 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "core/rng.h"
+#include "core/test_source.h"
 #include "io/checkpoint.h"
 
 namespace spb::golden {
 namespace {
 
 std::filesystem::path folder_of(const std::string& folder) {
-  return std::filesystem::path(SPB_SOURCE_DIR) / "tests" / "golden" / folder;
+  return std::filesystem::path(test::source_root()) / "tests" / "golden" / folder;
 }
 
 std::string file_of(const std::string& folder, const std::string& name) {
