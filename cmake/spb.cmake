@@ -7,6 +7,7 @@
 # Files are found by name:
 #   *_test.cpp           GoogleTest, one executable per folder or operator
 #   *_bench.cpp          Google Benchmark, built with SPB_BUILD_BENCH
+#   cuda_bench.cpp       a program of its own without that library, built with SPB_CUDA
 #   *_fuzz.cpp           libFuzzer, one executable per file, built with SPB_BUILD_FUZZERS
 #   *_cpu_kernels.cpp    compiled once per instruction set (see core/simd/vec.h)
 #   *_test_kernels.cpp   the same for code that only tests use
@@ -166,9 +167,14 @@ function(spb_add_checks name directory)
                          PROPERTIES TIMEOUT 900)
   endif()
   file(GLOB benches CONFIGURE_DEPENDS ${directory}/*_bench.cpp)
+  list(FILTER benches EXCLUDE REGEX "/cuda_bench\\.cpp$")
   if(SPB_BUILD_BENCH AND benches)
     add_executable(${name}_bench ${benches})
     target_link_libraries(${name}_bench PRIVATE ${ARGN} spb_settings benchmark::benchmark)
+  endif()
+  if(SPB_CUDA AND EXISTS ${directory}/cuda_bench.cpp)
+    add_executable(${name}_cuda_bench ${directory}/cuda_bench.cpp)
+    target_link_libraries(${name}_cuda_bench PRIVATE ${ARGN} spb_settings)
   endif()
   file(GLOB fuzzers CONFIGURE_DEPENDS ${directory}/*_fuzz.cpp)
   if(SPB_BUILD_FUZZERS)

@@ -1,30 +1,123 @@
 #!/usr/bin/env bash
-# Runs the packed checks of the CUDA backend; scripts/gpu_check.sh puts this beside them.
+# Runs the packed checks of the CUDA backend; scripts/gpu_check.sh puts this beside them, and says
+# what the options do.
 #
 # Exit status 0 when every test passed. A test that finds no device fails here: skipping would hide
 # that nothing was checked.
+set -uo pipefail
+start_folder=$PWD
 here=$(cd "$(dirname "$0")" && pwd)
 export LD_LIBRARY_PATH=$here/lib:${SPB_CUBLAS:-/usr/local/cuda/lib64}:${LD_LIBRARY_PATH:-}
+export SPB_TEST_ROOT=$here
 failed=0
 quick=false
-[ "${1:-}" = --quick ] && quick=true
+sanitize=false
+table=
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || exit 1
-for program in "$here"/ops_*_test; do
-  name=$(basename "$program")
-  log=$("$program" --gtest_filter='*Cuda*' 2>&1)
-  status=$?
-  ran=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) tests*\..*/\1/p' <<<"$log")
-  if [ $status -ne 0 ] || [ -z "$ran" ] || grep -q '\[  SKIPPED \]' <<<"$log"; then
-    echo "FAILED $name"
-    grep -vE '^\[ +(OK|RUN) ' <<<"$log" | tail -n 25
+while [ $# -gt 0 ]; do
+  case $1 in
+    --quick) quick=true ;;
+    --sanitize) sanitize=true ;;
+    --write-table)
+      table=$(cd "$start_folder" && realpath "${2:?--write-table: expected a file}")
+      shift
+      ;;
+    *)
+      echo "usage: run [--quick] [--sanitize] [--write-table FILE]" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
+
+if [ -z "${SPB_TEST_MODEL:-}" ] && [ -f "$here/model.gguf" ]; then
+  export SPB_TEST_MODEL=$here/model.gguf
+fi
+
+# report NAME STATUS LOG: one line, and the end of the log of what failed.
+report() {
+  local ran
+  ran=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) tests*\..*/\1/p' <<<"$3")
+  if [ "$2" -ne 0 ] || [ -z "$ran" ] || grep -q '\[  SKIPPED \]' <<<"$3"; then
+    echo "FAILED $1"
+    grep -vE '^\[ +(OK|RUN) |^\[-+\]' <<<"$3" | tail -n 25
     failed=$((failed + 1))
   else
-    echo "ok     $name: $ran tests"
+    echo "ok     $1: $ran tests"
   fi
-done
-if ! $quick; then
-  [ -x "$here/ops_bench" ] && { "$here/ops_bench" || failed=$((failed + 1)); }
+}
+
+run_tests() {
+  local name log status
+  while read -r name; do
+    if [[ $name = smollm2* ]] && [ -z "${SPB_TEST_MODEL:-}" ]; then
+      echo "skip   $name: SPB_TEST_MODEL names no model"
+      continue
+    fi
+    log=$(timeout 200 "$here/$name" --gtest_filter='*Cuda*' 2>&1)
+    status=$?
+    report "$name" $status "$log"
+  done <"$here/tests.txt"
+}
+
+# Racecheck looks at shared memory, memcheck at all of it. Both slow kernels down a hundred times,
+# and so the largest shapes of the tests run only as far as the time goes.
+run_sanitizer() {
+  local name tool log status
+  grep -E '^(ops|spike)_' "$here/tests.txt" | while read -r name; do
+    for tool in memcheck racecheck; do
+      log=$(timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+        "$here/$name" --gtest_filter='*Cuda*' 2>&1)
+      status=$?
+      case $status in
+        0) echo "ok     $tool $name" ;;
+        124) echo "part   $tool $name: clean for 120 s" ;;
+        *)
+          echo "FAILED $tool $name"
+          grep -E '^=========' <<<"$log" | head -n 25
+          echo failure >>"$here/sanitizer_failures"
+          ;;
+      esac
+      if grep -qE '^========= (Invalid|Error|.*hazard)' <<<"$log" && [ $status -eq 124 ]; then
+        echo failure >>"$here/sanitizer_failures"
+        grep -E '^=========' <<<"$log" | head -n 25
+      fi
+    done
+  done
+}
+
+# bench NAME ARGUMENT...: of the 7B preset with random weights; JSON to results/NAME.json.
+bench() {
+  local name=$1
+  shift
+  timeout 250 "$here/spb" bench --preset spikingbrain-7b --random --device cuda --json "$@" \
+    >"$here/results/$name.json" || failed=$((failed + 1))
+}
+
+run_benches() {
+  mkdir -p "$here/results"
+  local name
+  while read -r name; do
+    local arguments=()
+    if [ "$name" = ops_cuda_bench ]; then arguments=(--tsv "$here/results/$name.tsv"); fi
+    timeout 150 "$here/$name" "${arguments[@]}" || failed=$((failed + 1))
+  done <"$here/benches.txt"
+  bench prompts --chunk 16384 --prefill 32k,128k,1M --depths 4k,256k,1M -n 64 -r 1
+  bench longest --chunk 16384 --prefill 4M --depths 0 -n 4 -r 1
+  bench spikes --w8aspike --chunk 16384 --prefill 128k --depths 4k -n 32 -r 1
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || exit 1
+if $sanitize; then
+  rm -f "$here/sanitizer_failures"
+  run_sanitizer
+  [ ! -e "$here/sanitizer_failures" ] || failed=$(wc -l <"$here/sanitizer_failures")
+else
+  run_tests
+  if ! $quick; then run_benches; fi
+  if ! $quick && [ -n "$table" ]; then
+    python3 "$here/gpu_table.py" "$here/results" "$table" || failed=$((failed + 1))
+  fi
 fi
-echo "$failed failed"
+echo "$failed failed, $SECONDS s"
 exit $((failed > 0))

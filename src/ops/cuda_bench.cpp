@@ -7,7 +7,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <functional>
+#include <memory>
+#include <string_view>
 #include <vector>
 
 #include "core/block_formats.h"
@@ -46,7 +49,8 @@ struct Work {
 
 class Bench {
  public:
-  explicit Bench(Context& context) : context_(context) {
+  // Rows are also written to `table`, for programs; nullptr: nowhere.
+  Bench(Context& context, std::FILE* table) : context_(context), table_(table) {
     bandwidth_ = 1e30;
     rate_ = 1e30;
     const int64_t bytes = int64_t{1} << 30;
@@ -65,6 +69,7 @@ class Bench {
                cuda::device_info(context.device().index).name, bandwidth_ / 1e12, rate_ / 1e12);
     fmt::print("{:<44} {:>10} {:>10} {:>8} {:>9} {:>9}\n", "", "time us", "floor us", "share",
                "TB/s", "TFLOP/s");
+    if (table_ != nullptr) fmt::print(table_, "operator\ttime_us\tfloor_us\n");
   }
 
   void row(const std::string& what, const Work& work, const std::function<void(int)>& call) {
@@ -72,6 +77,8 @@ class Bench {
     const double floor = std::max(work.bytes / bandwidth_, work.flops / rate_);
     fmt::print("{:<44} {:>10.1f} {:>10.1f} {:>7.0f}% {:>9.2f} {:>9.1f}\n", what, time * 1e6,
                floor * 1e6, 100 * floor / time, work.bytes / time / 1e12, work.flops / time / 1e12);
+    if (table_ != nullptr)
+      fmt::print(table_, "{}\t{:.1f}\t{:.1f}\n", what, time * 1e6, floor * 1e6);
   }
 
   Tensor random(const Shape& shape, DType dtype = DType::kBF16) {
@@ -122,6 +129,7 @@ class Bench {
   }
 
   Context& context_;
+  std::FILE* table_;
   Rng rng_{1};
   double bandwidth_;
   double rate_;
@@ -274,9 +282,9 @@ void sampling(Bench& bench, const char* what, const SamplingSettings& settings) 
             [&](int i) { sampler.sample(bench.context(), sets[static_cast<size_t>(i)]); });
 }
 
-void run() {
+void run(std::FILE* table) {
   Context context(parse_device("cuda"));
-  Bench bench(context);
+  Bench bench(context, table);
   constexpr Matrix kMatrices[] = {{"q", kHidden, kHidden},
                                   {"k", kKvHeads * kDim, kHidden},
                                   {"up", kFeedForward, kHidden},
@@ -304,9 +312,15 @@ void run() {
 }  // namespace
 }  // namespace spb::ops
 
-int main() {
+// --tsv FILE: the rows also as tab-separated values.
+int main(int argc, char** argv) {
   try {
-    spb::ops::run();
+    const bool tsv = argc == 3 && std::string_view(argv[1]) == "--tsv";
+    spb::check(tsv || argc == 1, "{}: expected nothing or --tsv FILE", argv[0]);
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> table(
+        tsv ? std::fopen(argv[2], "w") : nullptr, &std::fclose);
+    if (tsv && !table) spb::throw_system_error(argv[2]);
+    spb::ops::run(table.get());
   } catch (const std::exception& error) {
     fmt::print(stderr, "{}\n", error.what());
     return 1;

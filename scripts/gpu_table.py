@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Writes what scripts/gpu_check.sh measured into a document, as two tables.
+
+  gpu_table.py RESULTS FILE    RESULTS holds prompts.json, longest.json and spikes.json of
+                               `spb bench --json`, and *.tsv of the operator benches; what is missing
+                               is left out. The tables replace what stands in FILE between
+                               the marks.
+"""
+
+import csv
+import json
+import pathlib
+import sys
+
+BEGIN = "<!-- gpu_check: begin -->"
+END = "<!-- gpu_check: end -->"
+BENCH = "spb bench --preset spikingbrain-7b --random --device cuda --chunk 16384"
+COMMANDS = {
+    "prompts": f"{BENCH} --prefill 32k,128k,1M --depths 4k,256k,1M -n 64 -r 1",
+    "longest": f"{BENCH} --prefill 4M --depths 0 -n 4 -r 1",
+    "spikes": f"{BENCH} --w8aspike --prefill 128k --depths 4k -n 32 -r 1",
+}
+# (name, file, tokens, seconds to reach)
+PROMPTS = (
+    ("G1 time to first token, 128k", "prompts", 1 << 17, 2.75),
+    ("G1 time to first token, 1M", "prompts", 1 << 20, 22.0),
+    ("G2 the same with W8ASpike, 128k", "spikes", 1 << 17, 2.2),
+    ("G5 4M tokens on one card", "longest", 1 << 22, 95.0),
+)
+DECODE_SHARE = 0.8
+LINEAR_ATTENTION = ("gated_linear_attention 8192 tokens", 150.0)
+
+
+def read_json(folder, name):
+    path = folder / f"{name}.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def rows_of(report, kind):
+    return [row for row in report["results"] if row["kind"] == kind] if report else []
+
+
+def verdict(met):
+    return "met" if met else "**missed**"
+
+
+def prompt_rows(reports):
+    for what, name, tokens, target in PROMPTS:
+        for row in rows_of(reports[name], "prefill"):
+            if row["context"] != tokens:
+                continue
+            seconds = tokens / row["tokens_per_second"]
+            share = f"{100 * target / seconds:.0f} % of the target's speed, {verdict(seconds <= target)}"
+            yield what, f"<= {target} s", f"{seconds:.2f} s", share, COMMANDS[name]
+
+
+def decode_rows(report):
+    for row in rows_of(report, "decode"):
+        speed = row["tokens_per_second"]
+        share = speed * row["bytes_per_token"] / report["memory_read_bytes_per_second"]
+        filled = ", random state" if row["random_state"] else ""
+        yield (
+            f"G3 decode at {row['context']:,}{filled}",
+            f">= {100 * DECODE_SHARE:.0f} % of a copy",
+            f"{speed:.1f} tokens/s",
+            f"{100 * share:.0f} %, {verdict(share >= DECODE_SHARE)}",
+            COMMANDS["prompts"],
+        )
+
+
+def read_operators(folder):
+    rows = []
+    for path in sorted(folder.glob("*.tsv")):
+        with path.open() as file:
+            rows += csv.DictReader(file, delimiter="\t")
+    return rows
+
+
+def operator_target(operators):
+    name, target = LINEAR_ATTENTION
+    for row in operators:
+        if row["operator"] == name:
+            time = float(row["time_us"])
+            share = f"{100 * target / time:.0f} % of the target's speed, {verdict(time <= target)}"
+            yield (
+                "G4 gated_linear_attention forward, T 8192, 28 / 4 heads",
+                f"<= {target / 1e3} ms",
+                f"{time / 1e3:.3f} ms",
+                share,
+                "ops_cuda_bench",
+            )
+
+
+def tables(folder):
+    reports = {name: read_json(folder, name) for name in COMMANDS}
+    operators = read_operators(folder)
+    lines = ["| figure | target | measured | share | command |", "| --- | --- | --- | --- | --- |"]
+    targets = [*prompt_rows(reports), *decode_rows(reports["prompts"]), *operator_target(operators)]
+    for what, target, measured, share, command in sorted(targets):
+        lines.append(f"| {what} | {target} | {measured} | {share} | `{command}` |")
+    lines += ["", "| operator | time, us | floor, us | share |", "| --- | --- | --- | --- |"]
+    for row in operators:
+        share = 100 * float(row["floor_us"]) / float(row["time_us"])
+        lines.append(f"| {row['operator']} | {row['time_us']} | {row['floor_us']} | {share:.0f} % |")
+    return "\n".join(lines)
+
+
+def replace_between_marks(text, content, path):
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        sys.exit(f"{path}: expected {BEGIN} and then {END}, once each")
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    path = pathlib.Path(sys.argv[2])
+    text = replace_between_marks(path.read_text(), tables(pathlib.Path(sys.argv[1])), path)
+    path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
