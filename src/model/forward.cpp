@@ -104,6 +104,8 @@ void check_slices(const Model& model, std::span<const SequenceSlice> slices) {
   check(!slices.empty(), "forward: slices: expected at least one");
   for (const SequenceSlice& slice : slices) {
     check(slice.state != nullptr, "forward: a slice has no state");
+    check(slice.state->device() == model.device(), "forward: state: expected device {}, got {}",
+          to_string(model.device()), to_string(slice.state->device()));
     slice.state->check_room(static_cast<int64_t>(slice.tokens.size()));
     for (const int32_t id : slice.tokens) {
       check(id >= 0 && id < vocab, "forward: token: expected an id from 0 to {}, got {}", vocab - 1,

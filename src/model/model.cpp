@@ -9,6 +9,7 @@
 #include "core/memory_usage.h"
 #include "core/transfer.h"
 #include "core/widen.h"
+#include "model/device_room.h"
 #include "model/open_model.h"
 #include "model/projection_codes.h"
 #include "model/sinks.h"
@@ -270,6 +271,7 @@ Model::Model(Context& context, ModelConfig config, ModelWeights weights,
       weights_(std::move(weights)),
       source_(std::move(source)) {
   if (device_.is_cuda()) check_device(device_, config_);
+  if (device_.is_cuda()) check_weights_fit(config_, weights_, room_on(device_));
   replace_spikes(config_, options);
   LayerBuilder builder(context, config_, *source_, options);
   builder.copy_experts(copy_experts(config_, weights_, options.experts));

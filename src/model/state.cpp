@@ -7,6 +7,7 @@
 #include "core/int8_row.h"
 #include "core/rng.h"
 #include "core/transfer.h"
+#include "model/device_room.h"
 
 namespace spb::model {
 namespace {
@@ -138,7 +139,11 @@ SequenceState::SequenceState(const Model& model, const StateOptions& options)
         "state: chunk: expected 1 to {} tokens, got {}", kMaxChunk, options.max_chunk);
   check(options.max_context >= 0 && options.max_context <= int64_t{1} << 32,
         "state: context: expected 0 to 2^32 tokens, got {}", options.max_context);
-  if (config.layers_with(Mixer::kFull) > 0) max_context_ = full_capacity(config, options);
+  const int64_t capacity = full_capacity(config, options);
+  if (config.layers_with(Mixer::kFull) > 0) max_context_ = capacity;
+  if (model.device().is_cuda()) {
+    check_state_fits(config, options, capacity, room_on(model.device()));
+  }
   for (const LayerConfig& layer : config.layers) {
     LayerStates& states = layers_.emplace_back();
     for (const Mixer mixer : layer.mixers)
@@ -179,6 +184,12 @@ SequenceState SequenceState::rounded(DType cache_dtype) const {
     }
   }
   return out;
+}
+
+Device SequenceState::device() const {
+  const MixerState& state = layers_.front().front();
+  if (const auto* cache = std::get_if<KeyValueCache>(&state)) return cache->keys.device();
+  return std::get<RecurrentState>(state).state.device();
 }
 
 void SequenceState::check_room(int64_t tokens) const {

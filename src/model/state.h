@@ -63,6 +63,8 @@ class SequenceState {
   int64_t max_context() const { return max_context_; }
   int64_t max_chunk() const { return max_chunk_; }
 
+  Device device() const;  // where it lies: that of its model
+
   // Usage error naming the limit unless `tokens` more fit in one forward call.
   void check_room(int64_t tokens) const;
   void advance(int64_t tokens) { position_ += tokens; }
