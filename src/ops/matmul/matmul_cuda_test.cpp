@@ -46,7 +46,7 @@ TEST_P(MatmulCuda, AgreesWithTheReference) {
 // Weights of several pieces of rows, and two of them in one call.
 TEST_P(MatmulCuda, RowsOfFewAreTheSameAloneAndTogether) {
   Rng rng(52);
-  constexpr int64_t kColumns = 1376;
+  constexpr int64_t kColumns = 2816;
   const int64_t rows[] = {133, 9};
   std::vector<MatmulWeight> weights;
   for (const int64_t n : rows) {

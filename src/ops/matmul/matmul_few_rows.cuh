@@ -81,7 +81,7 @@ Targets<Y> targets_of(std::span<const MatmulTarget> from, int64_t first_row, int
   return targets;
 }
 
-// On Hopper, weights of floats: they flow through shared memory, ahead of the products and of the
+// On Hopper weights flow through shared memory, ahead of the products and of the
 // kernels before. Targets of one format and one dtype of y, at most kMaxTargets.
 bool streams(Context& context, const MatmulArgs& args);
 void matmul_streamed(Context& context, const MatmulArgs& args);

@@ -11,12 +11,26 @@ using cuda::Barrier;
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / cuda::kWarpSize;
-constexpr int kOutputs = 4;        // rows of the weight that a warp multiplies at once
-constexpr int kPieceBytes = 1024;  // of each of them
-constexpr int kStages = 4;         // pieces in flight of each row
-constexpr int kSlotBytes = kOutputs * kPieceBytes;
-constexpr int kRingBytes = kWarps * kStages * kSlotBytes;
+constexpr int kOutputs = 4;                // rows of the weight that a warp multiplies at once
+constexpr int kPieceBytes = 1024;          // of the codes or floats of each of them
 constexpr int kMaxStagedBytes = 90 << 10;  // of x; larger ones are read from the cache
+
+// A piece of one row: floats, or the codes and the scales of whole blocks.
+template <DType kDtype>
+struct Piece {
+  static constexpr bool kBlocks =
+      kDtype == DType::kQ8_0 || kDtype == DType::kQ4_0 || kDtype == DType::kQ4_1;
+  static constexpr int kColumns = kDtype == DType::kF32    ? kPieceBytes / 4
+                                  : kDtype == DType::kQ8_0 ? kPieceBytes
+                                  : kBlocks                ? kPieceBytes * 2
+                                                           : kPieceBytes / 2;
+  static constexpr int kScalesPerBlock = !kBlocks ? 0 : (kDtype == DType::kQ4_1 ? 2 : 1);
+  static constexpr int kScaleBytes = kColumns / kBlock * kScalesPerBlock * 2;
+  static constexpr int kUnits = kColumns / kUnit;
+  static constexpr int kStages = kBlocks ? 3 : 4;  // in flight
+  static constexpr int kSlotBytes = kOutputs * (kPieceBytes + kScaleBytes);
+  static constexpr int kRingBytes = kWarps * kStages * kSlotBytes;
+};
 
 // The pieces of a warp's rows in the order in which it takes them.
 template <typename Y>
@@ -49,20 +63,30 @@ class Pieces {
   int piece_ = 0;
 };
 
-// Asks for a piece of kOutputs rows, a lane for each.
-template <typename Y>
-__device__ void fetch(const Targets<Y>& targets, const Pieces<Y>& at, int64_t row_bytes,
-                      std::byte* slot, Barrier* barrier) {
+// Asks for a piece of kOutputs rows, a lane for the codes or floats of each and one for its scales.
+template <DType kDtype, typename Y>
+__device__ void fetch(const Targets<Y>& targets, const Pieces<Y>& at, std::byte* slot,
+                      Barrier* barrier) {
+  using P = Piece<kDtype>;
   const auto lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
-  const int64_t offset = int64_t{at.piece()} * kPieceBytes;
-  const auto bytes = static_cast<int>(min(int64_t{kPieceBytes}, row_bytes - offset));
-  if (lane == 0) cuda::expect_bytes(barrier, bytes * kOutputs);
-  __syncwarp();
-  if (lane >= kOutputs) return;
   const int t = at.target();
   const Planes& w = targets.weights[t];
-  const int64_t row = min(at.first_row(t) + lane, w.rows - 1);
-  cuda::copy_bulk(slot + lane * kPieceBytes, w.codes + row * row_bytes + offset, bytes, barrier);
+  const int64_t first = int64_t{at.piece()} * P::kColumns;
+  const auto columns = static_cast<int>(min(int64_t{P::kColumns}, w.columns - first));
+  const int bytes = columns * kPieceBytes / P::kColumns;
+  const int scale_bytes = columns / kBlock * P::kScalesPerBlock * 2;
+  if (lane == 0) cuda::expect_bytes(barrier, (bytes + scale_bytes) * kOutputs);
+  __syncwarp();
+  const int64_t row = min(at.first_row(t) + lane % kOutputs, w.rows - 1);
+  if (lane < kOutputs) {
+    const int64_t row_bytes = code_bytes_per_row(kDtype, w.columns);
+    cuda::copy_bulk(slot + lane * kPieceBytes,
+                    w.codes + row * row_bytes + int64_t{at.piece()} * kPieceBytes, bytes, barrier);
+  } else if (P::kBlocks && lane < 2 * kOutputs) {
+    const __half* scales = w.scales + (row * w.columns + first) / kBlock * P::kScalesPerBlock;
+    cuda::copy_bulk(slot + kOutputs * kPieceBytes + lane % kOutputs * P::kScaleBytes, scales,
+                    scale_bytes, barrier);
+  }
 }
 
 // x into shared memory, rows one after another.
@@ -102,35 +126,36 @@ template <DType kDtype, int kRows, typename T, typename Y>
 __global__ void __launch_bounds__(kThreads, 1)
     streamed_kernel(const __grid_constant__ Targets<Y> targets, Rows<const T> x, int rows,
                     bool staged) {
-  constexpr int kElement = kDtype == DType::kF32 ? 4 : 2;
-  constexpr int kUnits = kPieceBytes / (kUnit * kElement);  // of a row in a piece
+  using P = Piece<kDtype>;
+  constexpr int kStages = P::kStages;
   extern __shared__ __align__(128) std::byte storage[];
   __shared__ Barrier barriers[kWarps][kStages];
   const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
-  std::byte* ring = storage + warp * kStages * kSlotBytes;
+  std::byte* ring = storage + warp * kStages * P::kSlotBytes;
   const int64_t columns = targets.weights[0].columns;
-  const int64_t row_bytes = columns * kElement;
-  const auto pieces = static_cast<int>((row_bytes + kPieceBytes - 1) / kPieceBytes);
+  const auto pieces = static_cast<int>((columns + P::kColumns - 1) / P::kColumns);
   cuda::let_next_begin();
   if (lane < kStages) cuda::start_barrier(&barriers[warp][lane], 1);
   cuda::publish_barriers();
   __syncwarp();
   Pieces<Y> ahead(targets);
   for (int s = 0; s < kStages && ahead.more(); ++s, ahead.advance(pieces)) {
-    fetch(targets, ahead, row_bytes, ring + s * kSlotBytes, &barriers[warp][s]);
+    fetch<kDtype>(targets, ahead, ring + s * P::kSlotBytes, &barriers[warp][s]);
   }
   cuda::wait_for_earlier();
-  if (staged) x = stage(x, rows, columns, reinterpret_cast<T*>(storage + kRingBytes));
+  if (staged) x = stage(x, rows, columns, reinterpret_cast<T*>(storage + P::kRingBytes));
   int stage = 0;
   int parity = 0;
   float sums[kOutputs][kRows] = {};
   for (Pieces<Y> at(targets); at.more();) {
     cuda::wait_for(&barriers[warp][stage], parity);
-    const Planes piece{ring + stage * kSlotBytes, nullptr, kOutputs, kUnits * kUnit};
+    const std::byte* slot = ring + stage * P::kSlotBytes;
+    const Planes piece{slot, reinterpret_cast<const __half*>(slot + kOutputs * kPieceBytes),
+                       kOutputs, P::kColumns};
 #pragma unroll
-    for (int u = lane; u < kUnits; u += cuda::kWarpSize) {
-      const int64_t unit = int64_t{at.piece()} * kUnits + u;
+    for (int u = lane; u < P::kUnits; u += cuda::kWarpSize) {
+      const int64_t unit = int64_t{at.piece()} * P::kUnits + u;
       if (unit >= columns / kUnit) break;
       float weights[kOutputs][kUnit];
 #pragma unroll
@@ -139,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     __syncwarp();  // the slot is free
     if (ahead.more()) {
-      fetch(targets, ahead, row_bytes, ring + stage * kSlotBytes, &barriers[warp][stage]);
+      fetch<kDtype>(targets, ahead, ring + stage * P::kSlotBytes, &barriers[warp][stage]);
       ahead.advance(pieces);
     }
     if (++stage == kStages) stage = 0, parity ^= 1;
@@ -158,9 +183,9 @@ void launch(Context& context, const MatmulArgs& args) {
   const int64_t columns = args.x.shape().last();
   const int64_t x_bytes = rows * columns * static_cast<int64_t>(sizeof(T));
   const bool staged = x_bytes <= kMaxStagedBytes;
-  const auto bytes = static_cast<int>(kRingBytes + (staged ? x_bytes : 0));
+  const auto bytes = static_cast<int>(Piece<kDtype>::kRingBytes + (staged ? x_bytes : 0));
   const auto kernel = streamed_kernel<kDtype, kRows, T, Y>;
-  cuda::allow_shared_memory(kernel, kRingBytes + kMaxStagedBytes);
+  cuda::allow_shared_memory(kernel, Piece<kDtype>::kRingBytes + kMaxStagedBytes);
   const Targets<Y> targets = targets_of<Y>(args.targets, 0, rows, kOutputs);
   const int64_t tiles = targets.first_warp[targets.count];
   const auto blocks =
@@ -182,7 +207,10 @@ void launch_rows(Context& context, const MatmulArgs& args) {
 }  // namespace
 
 bool streams(Context& context, const MatmulArgs& args) {
-  return context.stream().is_hopper() && is_float(args.targets[0].weight->dtype()) &&
+  // The copy engine moves multiples of 16 bytes: of blocks the scales of a row.
+  const MatmulWeight& weight = *args.targets[0].weight;
+  const bool whole = weight.columns() * scales_per_block(weight.dtype()) % (kBlock * 8) == 0;
+  return context.stream().is_hopper() && whole &&
          cuda::packs_fit(args.x, static_cast<int>(16 / block_bytes(args.x.dtype())));
 }
 
@@ -196,11 +224,7 @@ void matmul_streamed(Context& context, const MatmulArgs& args) {
         launch_rows<kDtype, T, float>(context, args);
       }
     };
-    switch (args.targets[0].weight->dtype()) {
-      case DType::kF32: return run.template operator()<DType::kF32>();
-      case DType::kF16: return run.template operator()<DType::kF16>();
-      default: return run.template operator()<DType::kBF16>();
-    }
+    cuda::with_row_format(args.targets[0].weight->dtype(), run);
   });
 }
 
