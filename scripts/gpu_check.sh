@@ -23,18 +23,18 @@ cd "$root" || exit 1
 
 pack=$root/build/gpu
 
-# The test executables that have a *_cuda_test.cpp, as cmake/spb.cmake names them: one for each
-# folder or operator, in tests/ one for each file.
+# The test executables that ask for a CUDA device, as cmake/spb.cmake names them: one for each folder
+# or operator, in tests/ one for each file. Their tests for a device have Cuda in their names.
 cuda_tests() {
   local file folder
-  find src tests -name '*_cuda_test.cpp' | sort | while read -r file; do
+  grep -rlE 'OnCuda|unusable_reason\(' src tests --include='*_test.cpp' | sort | while read -r file; do
     folder=$(dirname "$file")
     case $folder in
       tests) basename "$file" .cpp ;;
       src/*/*) echo "${folder#src/}" | sed 's|/|_|g; s|$|_test|' ;;
       *) echo "${folder#src/}_test" ;;
     esac
-  done | uniq
+  done | sort -u
 }
 
 # The benches of the card: a cuda_bench.cpp each.

@@ -2,9 +2,9 @@
 """Writes what scripts/gpu_check.sh measured into a document, as two tables.
 
   gpu_table.py RESULTS FILE    RESULTS holds prompts.json, longest.json and spikes.json of
-                               `spb bench --json`, and *.tsv of the operator benches; what is missing
-                               is left out. The tables replace what stands in FILE between
-                               the marks.
+                               `spb bench --json`, and *.tsv of the operator benches; what is
+                               missing is left out. The tables replace what stands in FILE
+                               between the marks.
 """
 
 import csv
@@ -47,25 +47,28 @@ def verdict(met):
     return "met" if met else "**missed**"
 
 
+def speed(target, time):
+    return f"{100 * target / time:.0f} % of the target's speed, {verdict(time <= target)}"
+
+
 def prompt_rows(reports):
     for what, name, tokens, target in PROMPTS:
         for row in rows_of(reports[name], "prefill"):
             if row["context"] != tokens:
                 continue
             seconds = tokens / row["tokens_per_second"]
-            share = f"{100 * target / seconds:.0f} % of the target's speed, {verdict(seconds <= target)}"
-            yield what, f"<= {target} s", f"{seconds:.2f} s", share, COMMANDS[name]
+            yield what, f"<= {target} s", f"{seconds:.2f} s", speed(target, seconds), COMMANDS[name]
 
 
 def decode_rows(report):
     for row in rows_of(report, "decode"):
-        speed = row["tokens_per_second"]
-        share = speed * row["bytes_per_token"] / report["memory_read_bytes_per_second"]
+        rate = row["tokens_per_second"]
+        share = rate * row["bytes_per_token"] / report["memory_read_bytes_per_second"]
         filled = ", random state" if row["random_state"] else ""
         yield (
             f"G3 decode at {row['context']:,}{filled}",
             f">= {100 * DECODE_SHARE:.0f} % of a copy",
-            f"{speed:.1f} tokens/s",
+            f"{rate:.1f} tokens/s",
             f"{100 * share:.0f} %, {verdict(share >= DECODE_SHARE)}",
             COMMANDS["prompts"],
         )
@@ -84,12 +87,11 @@ def operator_target(operators):
     for row in operators:
         if row["operator"] == name:
             time = float(row["time_us"])
-            share = f"{100 * target / time:.0f} % of the target's speed, {verdict(time <= target)}"
             yield (
                 "G4 gated_linear_attention forward, T 8192, 28 / 4 heads",
                 f"<= {target / 1e3} ms",
                 f"{time / 1e3:.3f} ms",
-                share,
+                speed(target, time),
                 "ops_cuda_bench",
             )
 
@@ -104,7 +106,8 @@ def tables(folder):
     lines += ["", "| operator | time, us | floor, us | share |", "| --- | --- | --- | --- |"]
     for row in operators:
         share = 100 * float(row["floor_us"]) / float(row["time_us"])
-        lines.append(f"| {row['operator']} | {row['time_us']} | {row['floor_us']} | {share:.0f} % |")
+        times = f"{row['time_us']} | {row['floor_us']}"
+        lines.append(f"| {row['operator']} | {times} | {share:.0f} % |")
     return "\n".join(lines)
 
 
