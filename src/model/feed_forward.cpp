@@ -1,4 +1,6 @@
 // What a layer does after its mixers: output projection and feed-forward network.
+#include <array>
+
 #include "core/transfer.h"
 #include "model/forward_pass.h"
 #include "ops/matmul/gated_matmul.h"
@@ -89,16 +91,30 @@ void ForwardPass::run_experts(int64_t index, ConstTensorView x, TensorView y) {
 ops::MoeChoices ForwardPass::choose_experts(int64_t index, ConstTensorView x) {
   const MoeConfig& moe = config_.moe;
   const int64_t count = x.shape()[0];
-  const TensorView logits = rows(count, moe.num_experts);
-  const ops::MatmulTarget target{&model_.layer(index).experts.router, {}, logits};
-  ops::matmul(context_, {x, {&target, 1}});
+  const TensorView logits = float_rows(count, moe.num_experts);
+  ops::moe_logits(context_, {x, model_.layer(index).experts.router, logits});
   const Shape chosen{count, moe.experts_per_token};
   const ops::MoeChoices choices{arena_.tensor(DType::kI32, chosen), arena_.tensor(chosen)};
   ops::moe_route(context_, {logits, choices, moe.score, moe.renormalize});
-  if (hooks_.expert_observer != nullptr) {
-    hooks_.expert_observer->on_choices(index, {logits, choices.experts, choices.probabilities});
-  }
+  if (hooks_.expert_observer != nullptr) show_choices(index, logits, choices);
   return choices;
+}
+
+// The observer reads on the host.
+void ForwardPass::show_choices(int64_t index, ConstTensorView logits,
+                               const ops::MoeChoices& choices) {
+  ExpertChoices seen{logits, choices.experts, choices.probabilities};
+  std::array<Tensor, 3> copies;
+  if (context_.device().is_cuda()) {
+    size_t next = 0;
+    for (ConstTensorView* view : {&seen.logits, &seen.experts, &seen.probabilities}) {
+      Tensor& copy = copies[next++];
+      copy = Tensor(view->dtype(), view->shape());
+      to_host(context_, *view, copy);
+      *view = copy;
+    }
+  }
+  hooks_.expert_observer->on_choices(index, seen);
 }
 
 }  // namespace spb::model

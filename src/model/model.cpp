@@ -13,6 +13,7 @@
 #include "model/open_model.h"
 #include "model/projection_codes.h"
 #include "model/sinks.h"
+#include "ops/moe/grouped_matmul.h"
 
 namespace spb::model {
 namespace {
@@ -152,19 +153,16 @@ class LayerBuilder {
 
   void add_experts(const LayerWeights& w, Experts& experts) {
     experts.router = ops::prepare_matmul_weight(context_, w.router, false);
-    experts.weights.reserve(static_cast<size_t>(3 * config_.moe.num_experts));
     add_stack(w.experts.gate.weight, experts.weights, experts.gate);
     add_stack(w.experts.up.weight, experts.weights, experts.up);
     add_stack(w.experts.down.weight, experts.weights, experts.down);
   }
 
-  // `weights` has room for all, so that the pointers stay valid.
-  void add_stack(ConstTensorView stack, std::vector<ops::MatmulWeight>& weights,
+  // Weights are stored where the pointers to them stay valid.
+  void add_stack(ConstTensorView stack, std::deque<ops::MatmulWeight>& weights,
                  std::vector<const ops::MatmulWeight*>& pointers) {
-    for (int64_t e = 0; e < stack.shape()[0]; ++e) {
-      const Shape matrix{stack.shape()[1], stack.shape()[2]};
-      const ConstTensorView expert = stack.rows(e * matrix[0], matrix[0]).reshaped(matrix);
-      weights.push_back(ops::prepare_matmul_weight(context_, expert, repack_ && copy_experts_));
+    for (auto& weight : ops::prepare_expert_weights(context_, stack, repack_ && copy_experts_)) {
+      weights.push_back(std::move(weight));
       pointers.push_back(&weights.back());
       if (weights.back().owns_memory()) copied_.insert(stack.data());
     }
@@ -249,8 +247,6 @@ void check_device(const Device& device, const ModelConfig& config) {
     check(!present, "model: {} run on the CPU only so far, got device {}", what, to_string(device));
   };
   refuse(config.spikes.has_value(), "spiking models");
-  refuse(config.moe.num_experts > 0, "experts");
-  refuse(config.sink_tokens > 0, "sink tokens");
 }
 
 }  // namespace
@@ -278,7 +274,7 @@ Model::Model(Context& context, ModelConfig config, ModelWeights weights,
   for (int64_t i = 0; i < config_.num_layers(); ++i) {
     layers_.push_back(builder.build(i, weights_.layers[static_cast<size_t>(i)]));
   }
-  sink_embeddings_ = widened(weights_.sinks);
+  sink_embeddings_ = builder.resident(widened(weights_.sinks));
   norm_ = builder.resident(widened(weights_.norm));
   embeddings_ = device_.is_cuda() ? device_table(context, weights_.embeddings) : Tensor();
   const ConstTensorView head = config_.tied_embeddings ? weights_.embeddings : weights_.lm_head;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,10 +41,10 @@ struct Network {
   bool defined() const { return gate.defined(); }
 };
 
-// Routed experts, one MatmulWeight each, and the pointers that grouped_matmul takes.
+// Routed experts: their weights, and the pointers to them that grouped_matmul takes.
 struct Experts {
   ops::MatmulWeight router;
-  std::vector<ops::MatmulWeight> weights;
+  std::deque<ops::MatmulWeight> weights;
   std::vector<const ops::MatmulWeight*> gate, up, down;
 };
 

@@ -1,11 +1,26 @@
 #include "model/sinks.h"
 
-#include <cstring>
-
+#include "core/transfer.h"
 #include "model/forward_pass.h"
 
 namespace spb::model {
 namespace {
+
+// f32 between operators while it lasts.
+class ExactActivations {
+ public:
+  explicit ExactActivations(Context& context)
+      : context_(context), before_(context.activation_dtype()) {
+    context.set_activation_dtype(DType::kF32);
+  }
+  ~ExactActivations() { context_.set_activation_dtype(before_); }
+  ExactActivations(const ExactActivations&) = delete;
+  ExactActivations& operator=(const ExactActivations&) = delete;
+
+ private:
+  Context& context_;
+  DType before_;
+};
 
 void run_sinks(Context& context, const Model& model, SequenceState& state) {
   const ForwardHooks no_hooks;
@@ -16,8 +31,7 @@ void run_sinks(Context& context, const Model& model, SequenceState& state) {
   batch.sinks = true;
   batch.segments = {{&state, 0, count}};
   pass.start(batch, count);
-  const ConstTensorView embeddings = model.sink_embeddings();
-  std::memcpy(batch.delta.data(), embeddings.data(), static_cast<size_t>(embeddings.bytes()));
+  copy_tensor(context, model.sink_embeddings(), batch.delta);
   for (int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
     const Arena::Scope layer_scope(context.arena());
     // Nothing reads what the last layer makes of the sinks but the mixers' states.
@@ -29,11 +43,13 @@ void run_sinks(Context& context, const Model& model, SequenceState& state) {
 }  // namespace
 
 std::vector<std::unique_ptr<SequenceState>> read_sinks(Context& context, const Model& model) {
+  const ExactActivations exact(context);
+  SequenceState filled = SequenceState::for_sinks(model.config(), model.device());
+  run_sinks(context, model, filled);
+  if (context.device().is_cuda()) context.stream().synchronize();
   std::vector<std::unique_ptr<SequenceState>> states;
-  states.push_back(std::make_unique<SequenceState>(SequenceState::for_sinks(model.config())));
-  run_sinks(context, model, *states[0]);
-  for (const DType dtype : {DType::kF16, DType::kBF16, DType::kI8}) {
-    states.push_back(std::make_unique<SequenceState>(states[0]->rounded(dtype)));
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
+    states.push_back(std::make_unique<SequenceState>(filled.rounded(dtype)));
   }
   return states;
 }

@@ -103,13 +103,22 @@ void fill_random(RecurrentState& state, int64_t, Rng& rng) {
   });
 }
 
+// On the device of the cache.
 KeyValueCache rounded(const KeyValueCache& cache, DType dtype) {
-  KeyValueCache out = make_cache({}, dtype, cache.keys.shape(), cache.window_size);
-  for (int64_t row = 0; row < cache.keys.shape().rows(); ++row) {
-    write_row(cache.keys.view().row_as<float>(row), row, out.keys, out.key_scales);
-    write_row(cache.values.view().row_as<float>(row), row, out.values, out.value_scales);
+  const Device device = cache.keys.device();
+  const Tensor keys = to_host(cache.keys);
+  const Tensor values = to_host(cache.values);
+  KeyValueCache out = make_cache({}, dtype, keys.shape(), cache.window_size);
+  for (int64_t row = 0; row < keys.shape().rows(); ++row) {
+    write_row(keys.view().row_as<float>(row), row, out.keys, out.key_scales);
+    write_row(values.view().row_as<float>(row), row, out.values, out.value_scales);
   }
-  return out;
+  if (!device.is_cuda()) return out;
+  const auto move = [&](const Tensor& host) {
+    return host.defined() ? to_device(device, host) : Tensor();
+  };
+  return {move(out.keys), move(out.values), out.window_size, move(out.key_scales),
+          move(out.value_scales)};
 }
 
 // What a mixer starts a sequence with: caches need no clearing, because positions not yet written
@@ -152,7 +161,7 @@ SequenceState::SequenceState(const Model& model, const StateOptions& options)
   clear();
 }
 
-SequenceState SequenceState::for_sinks(const ModelConfig& config) {
+SequenceState SequenceState::for_sinks(const ModelConfig& config, const Device& device) {
   const StateOptions options{config.sink_tokens, config.sink_tokens, DType::kF32};
   SequenceState state;
   state.max_chunk_ = config.sink_tokens;
@@ -160,10 +169,10 @@ SequenceState SequenceState::for_sinks(const ModelConfig& config) {
     LayerStates& states = state.layers_.emplace_back();
     for (const Mixer mixer : layer.mixers) {
       if (mixer == Mixer::kLinear) {
-        states.push_back(make_mixer({}, config, options, mixer));
+        states.push_back(make_mixer(device, config, options, mixer));
       } else {
         const Shape slots{config.num_kv_heads, config.sink_tokens, config.head_dim};
-        states.push_back(make_cache({}, DType::kF32, slots, 0));
+        states.push_back(make_cache(device, DType::kF32, slots, 0));
       }
     }
   }

@@ -53,8 +53,9 @@ class SequenceState {
 
   // The state that the sink tokens themselves fill (model/sinks.h): keys and values are those of
   // the sinks alone.
-  static SequenceState for_sinks(const ModelConfig& config);
-  // The same with keys and values in another dtype.
+  static SequenceState for_sinks(const ModelConfig& config, const Device& device = {});
+  // The same with keys and values in another dtype; recurrent states come to the host, from where
+  // sequences begin with them. Work that still writes the state is not waited for.
   SequenceState rounded(DType cache_dtype) const;
 
   // Tokens seen so far, which is the position of the next one.

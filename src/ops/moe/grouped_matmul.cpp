@@ -1,6 +1,9 @@
 #include "ops/moe/grouped_matmul.h"
 
+#include <algorithm>
+
 #include "core/tensor_check.h"
+#include "ops/moe/moe_cuda.h"
 
 namespace spb::ops {
 namespace {
@@ -17,16 +20,40 @@ void check_offsets(const GroupedMatmulArgs& args) {
   }
 }
 
+void check_y(const GroupedMatmulArgs& args, size_t index) {
+  const GroupedMatmulTarget& target = args.targets[index];
+  const Shape& y = target.y.shape();
+  check(y.rank() == 2, "grouped_matmul: target {}: y: expected [rows, N], got {}", index, y);
+  check_tensor("grouped_matmul", "y", target.y, args.x.dtype(), Shape{args.x.shape()[0], y[1]});
+  check_no_overlap("grouped_matmul", "x", args.x, "y", target.y);
+}
+
+// What can be known on the host: the device has the offsets, and one weight for all experts.
+void check_on_device(const GroupedMatmulArgs& args) {
+  check(!args.offsets.empty(), "grouped_matmul: offsets: expected [E + 1], got none");
+  const auto experts = static_cast<int64_t>(args.offsets.size()) - 1;
+  for (size_t t = 0; t < args.targets.size(); ++t) {
+    check_y(args, t);
+    const auto& weights = args.targets[t].weights;
+    check(weights.size() == 1 && weights[0] != nullptr && weights[0]->defined(),
+          "grouped_matmul: target {}: expected one prepared weight for all experts, got {}", t,
+          weights.size());
+    const int64_t outputs = args.targets[t].y.shape()[1];
+    const int64_t columns = args.x.shape()[1];
+    check(weights[0]->rows() == experts * outputs && weights[0]->columns() == columns,
+          "grouped_matmul: target {}: expected a weight [{}, {}], got [{}, {}]", t,
+          experts * outputs, columns, weights[0]->rows(), weights[0]->columns());
+  }
+}
+
 void check_target(const GroupedMatmulArgs& args, size_t index) {
   const GroupedMatmulTarget& target = args.targets[index];
   const size_t experts = args.offsets.size() - 1;
   check(target.weights.size() == experts,
         "grouped_matmul: target {}: expected weights of {} experts, got {}", index, experts,
         target.weights.size());
+  check_y(args, index);
   const Shape& y = target.y.shape();
-  check(y.rank() == 2, "grouped_matmul: target {}: y: expected [rows, N], got {}", index, y);
-  check_tensor("grouped_matmul", "y", target.y, DType::kF32, Shape{args.x.shape()[0], y[1]});
-  check_no_overlap("grouped_matmul", "x", args.x, "y", target.y);
   for (size_t e = 0; e < experts; ++e) {
     if (args.offsets[e] == args.offsets[e + 1]) continue;
     const MatmulWeight* weight = target.weights[e];
@@ -40,10 +67,29 @@ void check_target(const GroupedMatmulArgs& args, size_t index) {
 
 }  // namespace
 
+std::vector<MatmulWeight> prepare_expert_weights(Context& context, ConstTensorView stack,
+                                                 bool allow_repack) {
+  const Shape& shape = stack.shape();
+  check(stack.defined() && shape.rank() == 3,
+        "grouped_matmul: stack of weights: expected [E, N, K], got {}", shape);
+  const int64_t matrices = context.device().is_cuda() ? 1 : shape[0];
+  const int64_t rows = shape[0] * shape[1] / std::max<int64_t>(1, matrices);
+  std::vector<MatmulWeight> weights;
+  for (int64_t m = 0; m < matrices; ++m) {
+    const ConstTensorView matrix = stack.rows(m * rows, rows).reshaped(Shape{rows, shape[2]});
+    weights.push_back(prepare_matmul_weight(context, matrix, allow_repack));
+  }
+  return weights;
+}
+
 void grouped_matmul(Context& context, const GroupedMatmulArgs& args) {
   const Shape& shape = args.x.shape();
   check(shape.rank() == 2, "grouped_matmul: x: expected [rows, K], got {}", shape);
-  check_tensor("grouped_matmul", "x", args.x, DType::kF32, shape);
+  check_activation("grouped_matmul", "x", args.x, context.device(), shape);
+  if (context.device().is_cuda()) {
+    check_on_device(args);
+    return grouped_matmul_cuda(context, args);
+  }
   check_offsets(args);
   for (size_t t = 0; t < args.targets.size(); ++t) check_target(args, t);
   const Arena::Scope scope(context.arena());

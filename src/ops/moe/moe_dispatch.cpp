@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/tensor_check.h"
+#include "ops/moe/moe_cuda.h"
 
 namespace spb::ops {
 namespace {
@@ -34,10 +35,11 @@ void moe_gather(Context& context, const MoeGatherArgs& args) {
   const Shape& shape = args.x.shape();
   check(shape.rank() == 2 && shape[0] == args.plan.num_tokens,
         "moe_gather: x: expected [{}, C], got {}", args.plan.num_tokens, shape);
-  check_tensor("moe_gather", "x", args.x, DType::kF32, shape);
-  check_tensor("moe_gather", "grouped", args.grouped, DType::kF32,
+  check_activation("moe_gather", "x", args.x, context.device(), shape);
+  check_tensor("moe_gather", "grouped", args.grouped, args.x.dtype(),
                Shape{args.plan.rows(), shape[1]});
   check_no_overlap("moe_gather", "x", args.x, "grouped", args.grouped);
+  if (context.device().is_cuda()) return moe_gather_cuda(context, args);
   const auto bytes = static_cast<size_t>(args.grouped.row_bytes_used());
   const auto copy_rows = [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
@@ -56,12 +58,13 @@ void moe_scatter(Context& context, const MoeScatterArgs& args) {
   const Shape& shape = args.y.shape();
   check(shape.rank() == 2 && shape[0] == args.plan.num_tokens,
         "moe_scatter: y: expected [{}, C], got {}", args.plan.num_tokens, shape);
-  check_tensor("moe_scatter", "y", args.y, DType::kF32, shape);
-  check_tensor("moe_scatter", "rows", args.rows, DType::kF32, Shape{args.plan.rows(), shape[1]});
+  check_activation("moe_scatter", "y", args.y, context.device(), shape);
+  check_tensor("moe_scatter", "rows", args.rows, args.y.dtype(), Shape{args.plan.rows(), shape[1]});
   check_tensor("moe_scatter", "probabilities", args.probabilities, DType::kF32,
                Shape{args.plan.num_tokens, args.plan.experts_per_token});
   check_no_overlap("moe_scatter", "rows", args.rows, "y", args.y);
   check_no_overlap("moe_scatter", "probabilities", args.probabilities, "y", args.y);
+  if (context.device().is_cuda()) return moe_scatter_cuda(context, args);
   context.pool().parallel_for(shape[0], grain_of(args.y), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) scatter_token(args, i);
   });

@@ -15,12 +15,18 @@
 //   rows           [rows, C]     f32    read
 //   y              [N, C]        f32    accumulated into
 //
+// On a CUDA device x and grouped, and rows and y, may be bf16; sums are of f32, rounded once.
+//
 // Order. Choices are numbered token by token, k to a token; inside an expert they keep this order.
 // A segment is padded to a multiple of `align` rows; an empty one stays empty. Padding is in no
 // load count.
 // Capacity. With a capacity factor f > 0 an expert takes at most ceil(f k N / E) choices, and the
 // others are dropped: they have no row and add nothing to y. f is a decimal number: a product that
 // is above an integer by rounding alone counts as that integer.
+// CUDA. The plan lies on the device, and the host learns none of its numbers: rows() is the most
+// there can be, which is exact with align 1 and no capacity; rows behind those of the last expert
+// are padding. The plan is the same as on the CPU otherwise. Choices out of range are not refused,
+// they have no row and no load. At most 8192 experts.
 // Numerics: y in f32, the choices of a token added in their order. The same bits for every
 // instruction set and number of threads. x, grouped, rows and y overlap nothing they are used with.
 // Cost: plan O(N k + E), gather and scatter read and write every row once per choice.
@@ -51,6 +57,7 @@ struct MoePlanArgs {
 struct MoePlan {
   int64_t num_tokens = 0;
   int64_t experts_per_token = 0;
+  int64_t num_rows = 0;
   std::span<const int64_t> offsets;   // [E + 1], in rows
   std::span<const int64_t> token_of;  // [rows], the token of a row; -1: padding
   std::span<const int64_t> row_of;    // [N k], the row of a choice; -1: dropped
@@ -58,7 +65,7 @@ struct MoePlan {
   std::span<const int64_t> dropped;   // [E]
 
   int64_t num_experts() const { return static_cast<int64_t>(assigned.size()); }
-  int64_t rows() const { return offsets.back(); }
+  int64_t rows() const { return num_rows; }
 };
 
 // The plan lies in the context's arena: it is gone when the scope ends in which this was called.

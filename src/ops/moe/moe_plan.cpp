@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "core/tensor_check.h"
-#include "ops/moe/moe_dispatch.h"
+#include "ops/moe/moe_cuda.h"
 
 namespace spb::ops {
 namespace {
@@ -23,6 +23,16 @@ void check_plan(const MoePlanArgs& args) {
         kLargestAlign, args.align);
   check(args.capacity_factor >= 0, "moe_plan: capacity factor: expected at least 0, got {}",
         args.capacity_factor);
+}
+
+// The most choices an expert takes.
+int64_t capacity_of(const MoePlanArgs& args) {
+  const int64_t choices = args.choices.experts.shape().elements();
+  if (args.capacity_factor == 0) return choices;
+  constexpr double kRounding = 1e-12;  // of the factor and the product, generously
+  const double exact = args.capacity_factor * static_cast<double>(choices) /
+                       static_cast<double>(args.num_experts) * (1 - kRounding);
+  return exact < static_cast<double>(choices) ? static_cast<int64_t>(std::ceil(exact)) : choices;
 }
 
 // The choices of all tokens in a row, and what is known of each expert.
@@ -47,6 +57,7 @@ class Planner {
     }
     return {.num_tokens = args_.choices.experts.shape()[0],
             .experts_per_token = k_,
+            .num_rows = offsets_.back(),
             .offsets = offsets_,
             .token_of = place(),
             .row_of = row_of_,
@@ -72,18 +83,9 @@ class Planner {
     return args_.choices.probabilities.row_as<float>(choice / k_)[choice % k_];
   }
 
-  int64_t capacity() const {
-    if (args_.capacity_factor == 0) return choices_;
-    constexpr double kRounding = 1e-12;  // of the factor and the product, generously
-    const double exact = args_.capacity_factor * static_cast<double>(choices_) /
-                         static_cast<double>(args_.num_experts) * (1 - kRounding);
-    return exact < static_cast<double>(choices_) ? static_cast<int64_t>(std::ceil(exact))
-                                                 : choices_;
-  }
-
   // Sets dropped_, and row_of_ of the choices that are dropped.
   void drop() {
-    const int64_t most = capacity();
+    const int64_t most = capacity_of(args_);
     bool any = false;
     for (size_t e = 0; e < assigned_.size(); ++e) {
       dropped_[e] = std::max<int64_t>(0, assigned_[e] - most);
@@ -146,6 +148,7 @@ class Planner {
 
 MoePlan moe_plan(Context& context, const MoePlanArgs& args) {
   check_plan(args);
+  if (context.device().is_cuda()) return moe_plan_cuda(context, args, capacity_of(args));
   return Planner(context, args).plan();
 }
 

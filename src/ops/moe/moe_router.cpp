@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/tensor_check.h"
+#include "ops/moe/moe_cuda.h"
 
 namespace spb::ops {
 namespace {
@@ -55,6 +56,15 @@ void route_row(const MoeRouteArgs& args, int64_t i) {
 
 }  // namespace
 
+void moe_logits(Context& context, const MoeLogitsArgs& args) {
+  const Shape& shape = args.x.shape();
+  check(shape.rank() == 2, "moe_logits: x: expected [N, C], got {}", shape);
+  check_activation("moe_logits", "x", args.x, context.device(), shape);
+  if (context.device().is_cuda()) return moe_logits_cuda(context, args);
+  const MatmulTarget target{&args.router, {}, args.logits};
+  matmul(context, {args.x, {&target, 1}});
+}
+
 void moe_route(Context& context, const MoeRouteArgs& args) {
   const Shape& shape = args.logits.shape();
   check(shape.rank() == 2 && shape[1] > 0, "moe_route: logits: expected [N, E] with E > 0, got {}",
@@ -70,6 +80,7 @@ void moe_route(Context& context, const MoeRouteArgs& args) {
   check_no_overlap("moe_route", "logits", args.logits, "probabilities", args.choices.probabilities);
   check_no_overlap("moe_route", "experts", args.choices.experts, "probabilities",
                    args.choices.probabilities);
+  if (context.device().is_cuda()) return moe_route_cuda(context, args);
   const int64_t grain = std::max<int64_t>(1, kGrainLogits / shape[1]);
   context.pool().parallel_for(shape[0], grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) route_row(args, i);

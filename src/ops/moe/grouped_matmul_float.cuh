@@ -1,0 +1,20 @@
+// The products of grouped_matmul that read weights as they are stored, shared by its CUDA files.
+#pragma once
+
+#include "core/cuda/pack.cuh"
+#include "ops/matmul/matmul_few_rows.cuh"
+#include "ops/moe/grouped_matmul.h"
+
+namespace spb::ops {
+
+// All experts' rows, one expert after another.
+inline Planes expert_planes(const GroupedMatmulTarget& target) {
+  return planes_of(target.weights[0]->impl());
+}
+
+void grouped_matmul_few_rows(Context& context, const GroupedMatmulArgs& args);
+// f32 rows, in f32.
+void grouped_matmul_float(Context& context, const GroupedMatmulArgs& args,
+                          const GroupedMatmulTarget& target);
+
+}  // namespace spb::ops
