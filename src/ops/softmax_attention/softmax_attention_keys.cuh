@@ -143,7 +143,10 @@ bool parts_tiles_fit(const SoftmaxAttentionArgs& args);
 void softmax_attention_parts_tiles(Context& context, const SoftmaxAttentionArgs& args,
                                    const PartsProblem& problem);
 
-// Prefill on tensor cores: q, o and caches bf16, head_dim 64 or 128.
+// The arguments with copies, in the arena, of what the queries see of caches of other dtypes.
+SoftmaxAttentionArgs with_bf16_keys(Context& context, const SoftmaxAttentionArgs& args);
+
+// Prefill on tensor cores: q and o bf16, head_dim 64 or 128; caches bf16 where it runs.
 struct PrefillProblem {
   VisibleKeys visible;
   const __nv_bfloat16* q;

@@ -281,13 +281,15 @@ PrefillProblem prefill_problem(const SoftmaxAttentionArgs& args) {
 bool prefill_tiles_fit(const SoftmaxAttentionArgs& args) {
   constexpr int64_t kMinTokens = 32;
   const Shape& q = args.q.shape();
-  const DType cache = args.keys.defined() ? args.keys.dtype() : args.sink_keys.dtype();
   return q[0] >= kMinTokens && (q[2] == 64 || q[2] == 128) && args.q.dtype() == DType::kBF16 &&
-         cache == DType::kBF16 && long_enough(args.keys, kTileKeys) && args.q.contiguous() &&
-         args.o.contiguous();
+         long_enough(args.keys, kTileKeys) && args.q.contiguous() && args.o.contiguous();
 }
 
 void softmax_attention_prefill_tiles(Context& context, const SoftmaxAttentionArgs& args) {
+  if (any_keys(args).dtype() != DType::kBF16) {
+    const Arena::Scope scope(context.arena());
+    return softmax_attention_prefill_tiles(context, with_bf16_keys(context, args));
+  }
   const PrefillProblem p = prefill_problem(args);
   if (use_warpgroups(context, args)) return softmax_attention_prefill_warpgroups(context, p);
   p.head_dim == 64 ? launch<64>(context, p) : launch<128>(context, p);
