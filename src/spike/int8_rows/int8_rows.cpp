@@ -4,6 +4,7 @@
 
 #include "core/int8_row.h"
 #include "core/tensor_check.h"
+#include "spike/int8_rows/int8_rows_cuda.h"
 
 namespace spb::spike {
 namespace {
@@ -19,7 +20,8 @@ void round_row(float* x, int64_t columns, int64_t row) {
 }  // namespace
 
 void int8_rows(Context& context, TensorView x) {
-  check_tensor(kName, "x", x, DType::kF32, x.shape());
+  check_activation(kName, "x", x, context.device(), x.shape());
+  if (context.device().is_cuda()) return int8_rows_cuda(context, x);
   const int64_t columns = x.shape().last();
   const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, columns));
   context.pool().parallel_for(x.shape().rows(), grain, [&](int64_t begin, int64_t end, int) {

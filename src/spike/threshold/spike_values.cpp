@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/tensor_check.h"
+#include "spike/threshold/threshold_cuda.h"
 
 namespace spb::spike {
 namespace {
@@ -17,8 +18,9 @@ void spike_values(Context& context, const SpikeCounts& counts, TensorView y) {
   check(shape.rank() == 2, "{}: core: expected [M, K], got {}", kName, shape.to_string());
   check_tensor(kName, "core", counts.core, DType::kI8, shape);
   check_tensor(kName, "thresholds", counts.thresholds, DType::kF32, Shape{shape[0]});
-  check_tensor(kName, "y", y, DType::kF32, shape);
+  check_activation(kName, "y", y, context.device(), shape);
   check_no_overlap(kName, "core", counts.core, "y", y);
+  if (context.device().is_cuda()) return spike_values_cuda(context, counts, y);
   const auto* thresholds = counts.thresholds.as<float>();
   const int64_t columns = shape[1];
   const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, columns));

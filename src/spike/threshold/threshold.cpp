@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/tensor_check.h"
+#include "spike/threshold/threshold_cuda.h"
 #include "spike/threshold/threshold_kernels.h"
 
 namespace spb::spike {
@@ -32,19 +33,20 @@ void spike_threshold(Context& context, const ThresholdArgs& args) {
         shape);
   check(args.out != nullptr, "spike_threshold: out: expected counts to write to, got none");
   check_settings(args.settings);
-  check_tensor("spike_threshold", "x", args.x, DType::kF32, shape);
+  check_activation("spike_threshold", "x", args.x, context.device(), shape);
   check_tensor("spike_threshold", "core", args.out->core, DType::kI8, shape);
   check_tensor("spike_threshold", "thresholds", args.out->thresholds, DType::kF32, Shape{shape[0]});
   check_no_overlap("spike_threshold", "x", args.x, "core", args.out->core);
   check_no_overlap("spike_threshold", "x", args.x, "thresholds", args.out->thresholds);
   check_no_overlap("spike_threshold", "core", args.out->core, "thresholds", args.out->thresholds);
-  if (shape[0] > 0) {
+  if (shape[0] > 0 && !context.device().is_cuda()) {
     spike_threshold_cpu(context, args);
     return;
   }
   args.out->bursts.clear();
   args.out->active.clear();
   args.out->active_begin.assign(args.want_active ? 1 : 0, 0);
+  if (shape[0] > 0) spike_threshold_cuda(context, args);
 }
 
 }  // namespace spb::spike

@@ -15,6 +15,12 @@
 //   out.thresholds  [M]      f32    overwritten; owned by the caller, apart from x
 //   out.bursts      -        -      overwritten; sorted by (row, channel)
 //   out.active, out.active_begin    overwritten; empty unless want_active
+//   out.drives, out.burst_groups    overwritten; undefined except on a CUDA device
+//
+// On a CUDA device x is f32 or bf16, which is widened, and the lists stay empty, as their length
+// would have to be waited for. Instead the counts remember x: a count at an end of the core is
+// computed again where it is used, with these same operations. burst_groups lie in the context's
+// arena, within the caller's scope.
 //
 // A row is what shares a threshold: a token, or one head of a token for queries (the caller
 // reshapes them to [tokens * heads, head_dim]). The drive is approximated by v[m] * s[m, c].
@@ -28,7 +34,8 @@
 // The mean differs from the exact one by less than (K / 64 + 8) * 2^-24 relative.
 //
 // Errors: kData where x is not finite, or |s| exceeds 2^24 (above it f32 skips integers): the
-// message names the first row and channel. kUsage for wrong shapes or settings. After an error the
+// message names the first row and channel; from a CUDA device it comes when its stream is next
+// waited for, and names one of them (core/cuda/fault.h). kUsage for wrong shapes or settings. After an error the
 // outputs are unspecified. Cost: x is read from memory once and from a near cache once more; M * K
 // divisions. Source: the SpikingBrain-7B report (2025), equations 19 to 21 and its released
 // quantised layer.
@@ -61,6 +68,10 @@ struct SpikeCounts {
   std::vector<Burst> bursts;
   std::vector<int32_t> active;        // of row m: active_begin[m] .. active_begin[m + 1], ascending
   std::vector<int64_t> active_begin;  // M + 1
+
+  // On a CUDA device, instead of the lists.
+  ConstTensorView drives;   // the x of these counts: must stay as it is while they are used
+  TensorView burst_groups;  // [M, groups of 128 channels] i8: 1 where a count exceeds the core
 };
 
 struct ThresholdSettings {

@@ -1,0 +1,202 @@
+#include "spike/threshold/threshold_cuda.h"
+
+#include "core/cuda/fault.cuh"
+#include "core/cuda/pack.cuh"
+#include "core/cuda/reduce.cuh"
+#include "spike/threshold/spike_counts.cuh"
+
+namespace spb::spike {
+namespace {
+
+using cuda::Pack;
+using cuda::Rows;
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / cuda::kWarpSize;
+constexpr int64_t kWarpChannels = 512;   // rows up to this width are one warp's work
+constexpr int kSharedBytes = 96 * 1024;  // for rows that wait there; longer ones are read twice
+
+template <typename T>
+struct Args {
+  Rows<const T> x;
+  Rows<int8_t> core;
+  float* thresholds;
+  int8_t* burst_groups;
+  int64_t rows;
+  int channels;
+  int groups;
+  float k;
+  float min_threshold;
+  float max_threshold;
+  float dead_zone;
+  bool bf16_mean;
+  bool staged;  // rows wait in shared memory
+  cuda::FaultSink faults;
+};
+
+// The canonical sum, by one warp; lane 0 has it.
+template <typename T>
+__device__ float absolute_sum(const T* x, int channels, int lane) {
+  float low = 0;   // partial[lane]
+  float high = 0;  // partial[lane + 32]
+  const int whole = channels / static_cast<int>(kThresholdPartials);
+#pragma unroll 8
+  for (int i = 0; i < whole; ++i) {
+    const int c = i * static_cast<int>(kThresholdPartials) + lane;
+    low += fabsf(cuda::to_float(x[c]));
+    high += fabsf(cuda::to_float(x[c + cuda::kWarpSize]));
+  }
+  const int c = whole * static_cast<int>(kThresholdPartials) + lane;
+  if (c < channels) low += fabsf(cuda::to_float(x[c]));
+  if (c + cuda::kWarpSize < channels) high += fabsf(cuda::to_float(x[c + cuda::kWarpSize]));
+  low += high;
+#pragma unroll
+  for (int n = cuda::kWarpSize / 2; n > 0; n /= 2) low += __shfl_down_sync(cuda::kFullWarp, low, n);
+  return low;
+}
+
+template <typename T>
+__device__ float firing_threshold(const Args<T>& args, float sum) {
+  float mean = __fdiv_rn(sum, static_cast<float>(args.channels));
+  if (args.bf16_mean) mean = cuda::to_float(__float2bfloat16_rn(mean));
+  return fminf(fmaxf(__fdiv_rn(mean, args.k), args.min_threshold), args.max_threshold);
+}
+
+// The core of a count; what is wrong with it is reported, what exceeds it is flagged.
+template <typename T>
+__device__ int8_t fire(const Args<T>& args, int64_t row, int channel, float x, float threshold) {
+  if (!isfinite(x)) cuda::report(args.faults, cuda::FaultKind::kNotFinite, row, channel);
+  const float count = rounded_count(x, threshold);
+  const float size = fabsf(count);
+  if (size > static_cast<float>(kMaxCount) && isfinite(x)) {
+    cuda::report(args.faults, cuda::FaultKind::kCountTooLarge, row, channel);
+  }
+  if (!(size > args.dead_zone)) return 0;
+  constexpr auto kLimit = static_cast<float>(kCoreLimit);
+  if (size > kLimit) args.burst_groups[row * args.groups + channel / kFlagGroup] = 1;
+  return static_cast<int8_t>(fminf(fmaxf(count, -kLimit), kLimit));
+}
+
+// A block or a warp fires one row.
+template <bool kWholeBlock, int kPack, typename T>
+__global__ void __launch_bounds__(kThreads) threshold_kernel(const Args<T> args) {
+  extern __shared__ __align__(16) unsigned char storage[];
+  __shared__ float of_block;
+  constexpr int kWidth = kWholeBlock ? kThreads : cuda::kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
+  const int thread = static_cast<int>(threadIdx.x) % kWidth;
+  const int64_t row = kWholeBlock ? int64_t{blockIdx.x} : int64_t{blockIdx.x} * kWarps + warp;
+  if (row >= args.rows) return;
+  const T* x = args.x.row(row);
+  for (int g = thread; g < args.groups; g += kWidth) args.burst_groups[row * args.groups + g] = 0;
+  if (args.staged) {
+    T* kept = reinterpret_cast<T*>(storage) + (kWholeBlock ? 0 : warp * args.channels);
+    for (int c = thread * kPack; c < args.channels; c += kWidth * kPack) {
+      Pack<T, kPack>::load(x + c).store(kept + c);
+    }
+    x = kept;
+  }
+  kWholeBlock ? __syncthreads() : __syncwarp();
+  float threshold = 0;
+  if (!kWholeBlock || warp == 0) {
+    threshold = firing_threshold(args, absolute_sum(x, args.channels, thread));
+    threshold = __shfl_sync(cuda::kFullWarp, threshold, 0);
+    if (thread == 0) args.thresholds[row] = threshold;
+  }
+  if constexpr (kWholeBlock) {
+    if (threadIdx.x == 0) of_block = threshold;
+    __syncthreads();
+    threshold = of_block;
+  }
+  for (int c = thread * kPack; c < args.channels; c += kWidth * kPack) {
+    const auto drives = Pack<T, kPack>::load(x + c);
+    Pack<int8_t, kPack> core;
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      core.at[i] = fire(args, row, c + i, cuda::to_float(drives.at[i]), threshold);
+    }
+    core.store(args.core.row(row) + c);
+  }
+}
+
+template <bool kWholeBlock, int kPack, typename T>
+void launch(Context& context, Args<T> args) {
+  const int64_t row_bytes = static_cast<int64_t>(args.channels) * static_cast<int64_t>(sizeof(T));
+  const int64_t bytes = kWholeBlock ? row_bytes : row_bytes * kWarps;
+  args.staged = bytes <= kSharedBytes;
+  cuda::allow_shared_memory(threshold_kernel<kWholeBlock, kPack, T>, kSharedBytes);
+  const int64_t blocks = kWholeBlock ? args.rows : cuda::ceil_divide(args.rows, kWarps);
+  threshold_kernel<kWholeBlock, kPack, T>
+      <<<static_cast<unsigned>(blocks), kThreads, args.staged ? static_cast<size_t>(bytes) : 0,
+         cuda::stream_of(context)>>>(args);
+  cuda::check_launch("spike_threshold");
+}
+
+template <typename T>
+void choose_width(Context& context, const ThresholdArgs& from, const Args<T>& args) {
+  constexpr int kPack = 4;
+  const bool packs = cuda::packs_fit(from.x, kPack) && cuda::packs_fit(from.out->core, kPack);
+  if (args.channels <= kWarpChannels) {
+    packs ? launch<false, kPack, T>(context, args) : launch<false, 1, T>(context, args);
+  } else {
+    packs ? launch<true, kPack, T>(context, args) : launch<true, 1, T>(context, args);
+  }
+}
+
+constexpr int kPerThread = 4;
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) values_kernel(const DeviceCounts counts, Rows<T> y) {
+  const int64_t first = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kPerThread;
+#pragma unroll
+  for (int64_t i = first; i < first + kPerThread; ++i) {
+    if (i >= counts.rows * counts.channels) return;
+    const int64_t row = i / counts.channels;
+    const auto channel = static_cast<int>(i % counts.channels);
+    const auto count = static_cast<float>(counts.count(row, channel));
+    y.row(row)[channel] = cuda::from_float<T>(__fmul_rn(counts.thresholds[row], count));
+  }
+}
+
+}  // namespace
+
+void spike_threshold_cuda(Context& context, const ThresholdArgs& args) {
+  SpikeCounts& out = *args.out;
+  const Shape& shape = args.x.shape();
+  const int64_t groups = cuda::ceil_divide(shape[1], kFlagGroup);
+  out.active_begin.clear();
+  out.drives = args.x;
+  out.burst_groups = context.arena().tensor(DType::kI8, Shape{shape[0], groups});
+  cuda::with_activation(args.x.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const Args<T> kernel_args{.x = cuda::rows_of<T>(args.x),
+                              .core = cuda::rows_of<int8_t>(out.core),
+                              .thresholds = out.thresholds.as<float>(),
+                              .burst_groups = out.burst_groups.as<int8_t>(),
+                              .rows = shape[0],
+                              .channels = static_cast<int>(shape[1]),
+                              .groups = static_cast<int>(groups),
+                              .k = static_cast<float>(args.settings.k),
+                              .min_threshold = args.settings.min_threshold,
+                              .max_threshold = args.settings.max_threshold,
+                              .dead_zone = static_cast<float>(args.settings.dead_zone),
+                              .bf16_mean = args.settings.bf16_mean,
+                              .staged = false,
+                              .faults = cuda::fault_sink(context.stream())};
+    choose_width<T>(context, args, kernel_args);
+  });
+}
+
+void spike_values_cuda(Context& context, const SpikeCounts& counts, TensorView y) {
+  if (y.shape().elements() == 0) return;
+  const DeviceCounts device = device_counts("spike_values", counts);
+  const int64_t blocks = cuda::ceil_divide(y.shape().elements(), kThreads * kPerThread);
+  cuda::with_activation(y.dtype(), [&](auto type) {
+    using T = decltype(type);
+    values_kernel<T><<<static_cast<unsigned>(blocks), kThreads, 0, cuda::stream_of(context)>>>(
+        device, cuda::rows_of<T>(y));
+  });
+  cuda::check_launch("spike_values");
+}
+
+}  // namespace spb::spike
