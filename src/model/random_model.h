@@ -9,8 +9,8 @@
 namespace spb::model {
 
 // Matrices are normal with deviation 0.02 in `format`, cut from one block of random numbers that
-// repeats; norms are 1, biases 0. Usage error for a format that cannot be written, and for configs
-// with spikes, which have codes instead of weights.
+// repeats; where inputs are spikes they are codes of such numbers, all with one scale. Norms are 1,
+// biases 0. Usage error for a format that cannot be written.
 std::unique_ptr<Model> random_model(Context& context, ModelConfig config, DType format,
                                     uint64_t seed, const LoadOptions& options = {});
 

@@ -8,12 +8,18 @@
 
 namespace spb::model {
 
-// Adds layer and site to an error.
+// Adds layer and site to an error; on a CUDA device also to those that kernels report later.
 template <typename Action>
 void ForwardPass::say_where(Place place, Action action) {
+  const bool later = context_.device().is_cuda();
   try {
+    if (later) {
+      context_.stream().set_place(fmt::format("layer {}, site {}", place.layer, name(place.site)));
+    }
     action();
+    if (later) context_.stream().set_place("");
   } catch (const Error& error) {
+    if (later) context_.stream().set_place("");
     throw Error(error.kind(),
                 fmt::format("layer {}, site {}: {}", place.layer, name(place.site), error.what()));
   }

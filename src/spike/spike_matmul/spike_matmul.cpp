@@ -6,6 +6,7 @@
 //   spike_planes       the spike train, bit by bit
 //   spike_corrections  what bursts and codes beyond int8 add to the sums of the cores
 //   spike_rescale.h    the roundings, shared by the kernels
+//   *_cuda             another layout and other kernels; spike_products.cuh is what they share
 //   spike_path.h       what the paths share
 //   spike_matmul_reference   the oracle
 #include "spike/spike_matmul/spike_matmul.h"
@@ -16,12 +17,14 @@
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/tensor_check.h"
+#include "spike/spike_matmul/spike_matmul_cuda.h"
 #include "spike/spike_matmul/spike_path.h"
 #include "spike/spike_matmul/spike_tiles.h"
 
 namespace spb::spike {
 namespace {
 
+// On a CUDA device there are none.
 void check_bursts(const SpikeCounts& counts) {
   const Shape& shape = counts.core.shape();
   const Burst* before = nullptr;
@@ -52,16 +55,19 @@ void check_counts(const SpikeCounts* counts) {
   check_bursts(*counts);
 }
 
-void check_target(const SpikeMatmulArgs& args, size_t index) {
+void check_target(const Device& device, const SpikeMatmulArgs& args, size_t index) {
   const SpikeMatmulTarget& target = args.targets[index];
   const Shape& shape = args.counts->core.shape();
   check(target.weight != nullptr && target.weight->defined(),
         "spike_matmul: target {}: expected a prepared weight, got none", index);
+  check(target.weight->impl().device == device,
+        "spike_matmul: target {}: expected a weight on device {}, got {}", index, to_string(device),
+        to_string(target.weight->impl().device));
   check(shape[1] == target.weight->columns(),
         "spike_matmul: target {}: expected counts with {} channels, got {}", index,
         target.weight->columns(), shape[1]);
   const int64_t rows = target.weight->rows();
-  check_tensor("spike_matmul", "y", target.y, DType::kF32, Shape{shape[0], rows});
+  check_activation("spike_matmul", "y", target.y, device, Shape{shape[0], rows});
   if (target.bias.defined()) {
     check_tensor("spike_matmul", "bias", target.bias, DType::kF32, Shape{rows});
     check_no_overlap("spike_matmul", "y", target.y, "bias", target.bias);
@@ -155,9 +161,11 @@ ConstTensorView fill_groups(Context& context, const ConstTensorView& core) {
 
 void spike_matmul(Context& context, const SpikeMatmulArgs& args) {
   check_counts(args.counts);
-  for (size_t t = 0; t < args.targets.size(); ++t) check_target(args, t);
-  if (args.path == SpikePath::kEvents) check_events(args);
+  for (size_t t = 0; t < args.targets.size(); ++t) check_target(context.device(), args, t);
+  const bool cuda = context.device().is_cuda();
+  if (args.path == SpikePath::kEvents && !cuda) check_events(args);
   if (args.counts->core.shape()[0] == 0) return;
+  if (cuda) return spike_matmul_cuda(context, args);
   Arena::Scope scope(context.arena());
   SpikePathArgs path{*args.counts,
                      fill_groups(context, args.counts->core),

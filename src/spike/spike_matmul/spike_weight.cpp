@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/tensor_check.h"
+#include "spike/spike_matmul/spike_matmul_cuda.h"
 #include "spike/spike_matmul/spike_weight_impl.h"
 
 namespace spb::spike {
@@ -197,12 +198,16 @@ SpikeWeight& SpikeWeight::operator=(SpikeWeight&&) noexcept = default;
 int64_t SpikeWeight::rows() const { return impl_->rows; }
 int64_t SpikeWeight::columns() const { return impl_->columns; }
 int64_t SpikeWeight::residual_codes() const { return impl_->residual_codes; }
-bool SpikeWeight::channel_major() const { return impl_->bands.bytes() > 0; }
+bool SpikeWeight::channel_major() const { return channel_major_bytes() > 0; }
 int64_t SpikeWeight::bytes() const {
-  return impl_->cells.bytes() + static_cast<int64_t>(impl_->excess.size() * sizeof(CellExcess) +
+  const DeviceTiles& tiles = impl_->tiles;
+  return impl_->cells.bytes() + tiles.codes.bytes() + tiles.scales.bytes() +
+         tiles.digits.bytes() + static_cast<int64_t>(impl_->excess.size() * sizeof(CellExcess) +
                                                      impl_->excess_begin.size() * sizeof(int64_t));
 }
-int64_t SpikeWeight::channel_major_bytes() const { return impl_->bands.bytes(); }
+int64_t SpikeWeight::channel_major_bytes() const {
+  return impl_->bands.bytes() + impl_->tiles.channels.bytes();
+}
 
 SpikeWeight prepare_spike_weight(Context& context, const SpikeWeightSource& source,
                                  const SpikeWeightOptions& options) {
@@ -214,9 +219,14 @@ SpikeWeight prepare_spike_weight(Context& context, const SpikeWeightSource& sour
   SpikeWeight::Impl& impl = *weight.impl_;
   impl.rows = source.codes.shape()[0];
   impl.columns = source.codes.shape()[1];
+  impl.device = context.device();
+  sort_residual(source, impl);
+  if (context.device().is_cuda()) {
+    prepare_spike_weight_cuda(context, source, options, impl);
+    return weight;
+  }
   pack_cells(context, source, impl);
   if (options.channel_major) pack_bands(context, source, impl);
-  sort_residual(source, impl);
   return weight;
 }
 

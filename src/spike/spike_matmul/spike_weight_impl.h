@@ -18,6 +18,30 @@ struct CellExcess {
   int16_t excess;
 };
 
+// A weight on a CUDA device. A tile is 128 rows times one group of 128 columns: 128 bytes a row,
+// whose eight pieces of 16 are exchanged as cuda::swizzled says. Rows are padded to pairs of tiles.
+struct DeviceTiles {
+  Buffer codes;         // [tiles, groups] tiles of core codes
+  Buffer scales;        // [tiles, groups, 128] f32, 0 for rows that do not exist
+  Buffer channels;      // [columns, rows padded to 512] i8: core codes by channel; or empty
+  Buffer excess;        // the lists of Impl; empty without excess
+  Buffer excess_begin;  // [blocks * groups + 1] i64
+  // What codes exceed the core by as digits of base 256, tiles like those of codes. Index [tiles,
+  // groups] i32: -1 without excess, else twice the number of the tile of low digits, and 1 more
+  // where a tile of high ones follows it.
+  Buffer digits;
+  Buffer digit_index;
+  // Rows with codes of more than kDigitCode, whose excess the digits leave out.
+  Buffer far_rows;  // i32
+  int64_t far_row_count = 0;
+};
+
+inline constexpr int64_t kDeviceTileRows = 128;
+inline constexpr int64_t kDeviceTileBytes = kDeviceTileRows * kScaleGroup;
+inline constexpr int64_t kDeviceChannelRows = 512;
+// Largest |code| in digits: with counts up to 2^14 + 127 the sum of a group keeps within 2^31.
+inline constexpr int32_t kDigitCode = 512;
+
 struct SpikeWeight::Impl {
   int64_t rows = 0;
   int64_t columns = 0;
@@ -28,6 +52,8 @@ struct SpikeWeight::Impl {
   std::vector<int64_t> excess_begin;  // of each cell, and the end; empty without excess
   int32_t largest_excess = 0;         // in magnitude, of a whole code
   int64_t residual_codes = 0;
+  Device device;
+  DeviceTiles tiles;  // on a CUDA device, instead of cells and bands
 
   int64_t groups() const { return (columns + kScaleGroup - 1) / kScaleGroup; }
   int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }

@@ -35,10 +35,10 @@
 //
 // Errors: kData where x is not finite, or |s| exceeds 2^24 (above it f32 skips integers): the
 // message names the first row and channel; from a CUDA device it comes when its stream is next
-// waited for, and names one of them (core/cuda/fault.h). kUsage for wrong shapes or settings. After an error the
-// outputs are unspecified. Cost: x is read from memory once and from a near cache once more; M * K
-// divisions. Source: the SpikingBrain-7B report (2025), equations 19 to 21 and its released
-// quantised layer.
+// waited for, and names one of them (core/cuda/fault.h). kUsage for wrong shapes or settings. After
+// an error the outputs are unspecified. Cost: x is read from memory once and from a near cache once
+// more; M * K divisions. Source: the SpikingBrain-7B report (2025), equations 19 to 21 and its
+// released quantised layer.
 #pragma once
 
 #include <cstdint>

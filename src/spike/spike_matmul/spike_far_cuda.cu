@@ -1,0 +1,88 @@
+// Sums in 64 bits, for tokens and rows of weights with numbers that no digits hold. Plain loops:
+// hardly any input has them.
+#include <algorithm>
+
+#include "core/cuda/wgmma.cuh"
+#include "spike/spike_matmul/spike_products.cuh"
+
+namespace spb::spike {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr unsigned kListBlocks = 16;  // that share the far tokens
+
+// sum over a group of code * count
+__device__ int64_t exact_sum(const DeviceWeight& w, const DeviceCounts& counts, int64_t row,
+                             int64_t token, int group) {
+  const signed char* tile = w.tile(row / kTileOutputs, group);
+  const auto in_tile = static_cast<int>(row % kTileOutputs);
+  int64_t sum = 0;
+  const int first = group * kFlagGroup;
+  const int end = min(first + kFlagGroup, counts.channels);
+  for (int c = first; c < end; ++c) {
+    const int code = tile[cuda::swizzled(in_tile, (c - first) / 16) + c % 16];
+    sum += int64_t{code} * counts.count(token, c);
+  }
+  if (w.excess == nullptr) return sum;
+  const int64_t cell = row / kBlockRows * w.groups + group;
+  for (int64_t e = w.excess_begin[cell]; e < w.excess_begin[cell + 1]; ++e) {
+    if (w.excess[e].row != row % kBlockRows) continue;
+    sum += int64_t{w.excess[e].excess} * counts.count(token, first + w.excess[e].column);
+  }
+  return sum;
+}
+
+__device__ void compute(const DeviceWeight& w, const DeviceOutput& out, const DeviceCounts& counts,
+                        int64_t row, int64_t token) {
+  float sum = 0;
+  for (int g = 0; g < w.groups; ++g) {
+    const float scale =
+        w.scales[(row / kTileOutputs * w.groups + g) * kTileOutputs + row % kTileOutputs];
+    sum = __fmaf_rn(__ll2float_rn(exact_sum(w, counts, row, token, g)), scale, sum);
+  }
+  out.store(token, row, out.result(row, counts.thresholds[token], sum));
+}
+
+__global__ void __launch_bounds__(kThreads)
+    far_tokens_kernel(const DeviceWeight w, const DeviceOutput out, const DeviceCounts counts,
+                      const int32_t* tokens, const int32_t* token_count) {
+  const int64_t row = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (row >= w.rows) return;
+  const int count = *token_count;
+  for (int i = static_cast<int>(blockIdx.y); i < count; i += static_cast<int>(gridDim.y)) {
+    compute(w, out, counts, row, tokens[i]);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    far_rows_kernel(const DeviceWeight w, const DeviceOutput out, const DeviceCounts counts,
+                    const int32_t* rows) {
+  const int64_t token = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (token < counts.rows) compute(w, out, counts, rows[blockIdx.y], token);
+}
+
+unsigned blocks_of(int64_t threads) {
+  return static_cast<unsigned>(cuda::ceil_divide(threads, kThreads));
+}
+
+}  // namespace
+
+void multiply_far(Context& context, const DeviceCounts& counts, const CountTiles& tiles,
+                  const SpikeMatmulTarget& target) {
+  const DeviceWeight w = device_weight(*target.weight);
+  const DeviceOutput out = device_output(target);
+  far_tokens_kernel<<<dim3(blocks_of(w.rows), kListBlocks), kThreads, 0,
+                      cuda::stream_of(context)>>>(w, out, counts, tiles.far_tokens,
+                                                  tiles.far_count);
+  cuda::check_launch("spike_matmul: far tokens");
+  const DeviceTiles& prepared = target.weight->impl().tiles;
+  constexpr int64_t kMostBlocks = 65535;
+  for (int64_t done = 0; done < prepared.far_row_count; done += kMostBlocks) {
+    const auto rows = static_cast<unsigned>(std::min(prepared.far_row_count - done, kMostBlocks));
+    far_rows_kernel<<<dim3(blocks_of(counts.rows), rows), kThreads, 0, cuda::stream_of(context)>>>(
+        w, out, counts, prepared.far_rows.as<int32_t>() + done);
+    cuda::check_launch("spike_matmul: far rows");
+  }
+}
+
+}  // namespace spb::spike
