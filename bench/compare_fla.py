@@ -179,10 +179,12 @@ def main():
             print(f"torch {torch.__version__}, triton {triton.__version__}")
         rounds = []
         for _ in range(arguments.rounds):
-            times = measure_ours(arguments.ops_cuda_bench)
+            times = {}
             if torch is not None and triton is not None:
                 times.update(measure_fla(torch, triton))
                 times.update(measure_flex(torch, triton))
+            times.update(measure_ours(arguments.ops_cuda_bench))
+            print(", ".join(f"{name} {time:.1f} us" for name, time in times.items()))
             rounds.append(times)
         print_table(summarize(rounds))
 
