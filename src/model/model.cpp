@@ -105,11 +105,12 @@ class LayerBuilder {
 
   Projection coded(const LinearWeights& w, bool spikes) {
     Projection out;
-    out.bias = widened(w.bias);
+    out.bias = resident(widened(w.bias));
     const ProjectionCodes codes = codes_of(w);
     if (float_products_ || !spikes) {
       out.dense = codes.values(context_);
       out.weight = ops::prepare_matmul_weight(context_, out.dense, false);
+      if (context_.device().is_cuda()) out.dense = Tensor();  // it was copied
     } else {
       out.codes = spike::prepare_spike_weight(
           context_, codes.source(), {.channel_major = event_driven_, .short_last_group = true});
@@ -242,13 +243,6 @@ Tensor device_table(Context& context, ConstTensorView table) {
   return to_device(context, widened(table));
 }
 
-void check_device(const Device& device, const ModelConfig& config) {
-  const auto refuse = [&](bool present, const char* what) {
-    check(!present, "model: {} run on the CPU only so far, got device {}", what, to_string(device));
-  };
-  refuse(config.spikes.has_value(), "spiking models");
-}
-
 }  // namespace
 
 std::unique_ptr<Model> Model::load(Context& context, const std::string& path,
@@ -266,7 +260,6 @@ Model::Model(Context& context, ModelConfig config, ModelWeights weights,
       profile_(options.profile),
       weights_(std::move(weights)),
       source_(std::move(source)) {
-  if (device_.is_cuda()) check_device(device_, config_);
   if (device_.is_cuda()) check_weights_fit(config_, weights_, room_on(device_));
   replace_spikes(config_, options);
   LayerBuilder builder(context, config_, *source_, options);
