@@ -65,8 +65,8 @@ class SmolLm2Cuda : public testing::Test {
     if (!path) GTEST_SKIP() << "set SPB_TEST_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf";
     const std::string reason = cuda::unusable_reason(0);
     if (!reason.empty()) GTEST_SKIP() << reason;
-    const std::string golden = test::source_root() + "/tests/golden/smollm2.json";
-    for (const io::Json& prompt : io::read_json_file(golden).at("greedy")) {
+    const io::Json golden = io::read_json_file(test::source_root() + "/tests/golden/smollm2.json");
+    for (const io::Json& prompt : golden.at("greedy")) {
       prompts_.push_back(prompt.at("prompt").get<std::vector<int32_t>>());
     }
     Context context;
