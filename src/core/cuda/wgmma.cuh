@@ -97,6 +97,34 @@ __device__ inline void wait_for(Barrier* barrier, int parity) {
 #endif
 }
 
+// Whether it has.
+__device__ inline bool has_ended(Barrier* barrier, int parity) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  uint32_t done = 0;
+  asm volatile(
+      "{ .reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done; }"
+      : "=r"(done)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+#else
+  __trap();
+  return false;
+#endif
+}
+
+// Turns of two warpgroups: a group waits until the other has passed its turn on.
+template <int kBarrier>
+__device__ inline void wait_for_turn() {
+  asm volatile("bar.sync %0, 256;" ::"n"(kBarrier) : "memory");
+}
+template <int kBarrier>
+__device__ inline void pass_turn() {
+  asm volatile("bar.arrive %0, 256;" ::"n"(kBarrier) : "memory");
+}
+
 // Among the 128 threads of one warpgroup; barrier 0 is that of the whole block.
 template <int kBarrier>
 __device__ inline void meet_group() {

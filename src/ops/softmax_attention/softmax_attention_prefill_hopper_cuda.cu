@@ -1,9 +1,9 @@
 // Prefill on Hopper: two warpgroups multiply, 64 queries each, while a third one copies keys and
 // values to shared memory, tile by tile of 128 keys.
 //
-// The groups meet only through barriers of tiles, so that one works on its softmax while the other
-// keeps the tensor cores busy. Masking and the running softmax are those of
-// softmax_attention_prefill_cuda.cu.
+// A group works on the softmax of a tile while its products with the values of the tile before go
+// on, and while the other group multiplies: they take turns. Masking and the running softmax are
+// those of softmax_attention_prefill_cuda.cu.
 #include "core/cuda/reduce.cuh"
 #include "core/cuda/wgmma.cuh"
 #include "ops/softmax_attention/softmax_attention_keys.cuh"
@@ -28,10 +28,9 @@ template <int kDim>
 struct Shared {
   static constexpr int kParts = kDim / 64;
   unsigned char q[kConsumers][kParts][kGroupQueries * 128];
-  unsigned char keys[kStages][kParts][kTileKeys * 128];
-  unsigned char values[kStages][kParts][kTileKeys * 128];
-  cuda::Barrier full[kStages];
-  cuda::Barrier empty[kStages];
+  unsigned char tiles[2][kStages][kParts][kTileKeys * 128];  // keys, values
+  cuda::Barrier full[2][kStages];
+  cuda::Barrier empty[2][kStages];
 };
 
 // Copies kRows rows of kDim elements into tiles, 16 bytes at a time: a thread keeps its piece and
@@ -53,41 +52,53 @@ __device__ void copy_rows(unsigned char (*parts)[kRows * 128], int thread, int v
 }
 
 template <int kDim>
-__device__ void copy_tile(Shared<kDim>& shared, int stage, const Tile& tile, int kv_head,
+__device__ void copy_tile(Shared<kDim>& shared, int side, int stage, const Tile& tile, int kv_head,
                           int thread) {
   const int64_t capacity = tile.rows->capacity;
   const int64_t start = tile.first % capacity;
-  const int64_t offset = (kv_head * capacity + start) * kDim;
   // Rows from here on lie at the ring's beginning.
   const int wrap = static_cast<int>(min(capacity - start, int64_t{kTileKeys}));
   const int valid_rows = static_cast<int>(min(tile.end - tile.first, int64_t{kTileKeys}));
-  for (int side = 0; side < 2; ++side) {
-    const std::byte* rows = side == 0 ? tile.rows->keys : tile.rows->values;
-    const auto* first = reinterpret_cast<const __nv_bfloat16*>(rows) + offset;
-    const auto* wrapped = first - capacity * kDim;
-    copy_rows<kDim, kTileKeys>(
-        side == 0 ? shared.keys[stage] : shared.values[stage], thread, valid_rows,
-        [&](int row) { return (row < wrap ? first : wrapped) + row * kDim; });
-  }
+  const std::byte* rows = side == 0 ? tile.rows->keys : tile.rows->values;
+  const auto* first =
+      reinterpret_cast<const __nv_bfloat16*>(rows) + (kv_head * capacity + start) * kDim;
+  const auto* wrapped = first - capacity * kDim;
+  copy_rows<kDim, kTileKeys>(shared.tiles[side][stage], thread, valid_rows,
+                             [&](int row) { return (row < wrap ? first : wrapped) + row * kDim; });
   cuda::commit_copies();
 }
 
-// The copying warpgroup. A tile is handed over when the copies of the next one are under way.
+// The copying warpgroup: keys and values of a tile in turns. One is handed over when the copies of
+// the next are under way, or when there is no room for these yet.
 template <int kDim>
 __device__ void produce(Shared<kDim>& shared, const PrefillProblem& p, const KeyTiles& tiles,
                         int kv_head, int thread) {
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    const int stage = static_cast<int>(t % kStages);
-    if (t >= kStages) cuda::wait_for(&shared.empty[stage], static_cast<int>(t / kStages - 1) & 1);
-    copy_tile(shared, stage, tiles.at(p.visible, t), kv_head, thread);
-    if (t == 0) continue;
-    cuda::wait_for_copies<1>();
+  cuda::Barrier* waiting = nullptr;  // for the copies asked for last
+  const auto hand_over = [&] {
     cuda::publish_writes();
-    cuda::arrive(&shared.full[(t - 1) % kStages]);
+    cuda::arrive(waiting);
+  };
+  for (int64_t i = 0; i < 2 * tiles.count; ++i) {
+    const int64_t t = i / 2;
+    const int side = static_cast<int>(i % 2);
+    const int stage = static_cast<int>(t % kStages);
+    cuda::Barrier* empty = &shared.empty[side][stage];
+    const int parity = static_cast<int>(t / kStages - 1) & 1;
+    if (t >= kStages && !cuda::has_ended(empty, parity)) {
+      cuda::wait_for_copies<0>();
+      hand_over();
+      waiting = nullptr;
+      cuda::wait_for(empty, parity);
+    }
+    copy_tile(shared, side, stage, tiles.at(p.visible, t), kv_head, thread);
+    if (waiting != nullptr) {
+      cuda::wait_for_copies<1>();
+      hand_over();
+    }
+    waiting = &shared.full[side][stage];
   }
   cuda::wait_for_copies<0>();
-  cuda::publish_writes();
-  cuda::arrive(&shared.full[(tiles.count - 1) % kStages]);
+  hand_over();
 }
 
 // What a thread knows of its two queries: rows quad and quad + 8 of its warp's 16.
@@ -100,17 +111,18 @@ struct Sums {
 
 using Scores = float[kTileKeys / 8][4];
 
+// Starts the products of queries and keys.
 template <int kDim>
-__device__ void score(const Shared<kDim>& shared, int group, int stage, Scores& scores) {
+__device__ void start_scores(const Shared<kDim>& shared, int group, int stage, Scores& scores) {
   cuda::begin_products();
 #pragma unroll
   for (int step = 0; step < kDim / 16; ++step) {
     const int offset = step % 4 * 32;
     const uint64_t q = cuda::describe_tile(shared.q[group][step / 4] + offset, 0);
-    const uint64_t k = cuda::describe_tile(shared.keys[stage][step / 4] + offset, 0);
+    const uint64_t k = cuda::describe_tile(shared.tiles[0][stage][step / 4] + offset, 0);
     cuda::multiply_64x128(scores, q, k, step > 0);
   }
-  cuda::finish_products();
+  cuda::commit_products();
 }
 
 __device__ void mask(const PrefillProblem& p, const Tile& tile, const int64_t (&queries)[2],
@@ -130,9 +142,11 @@ __device__ void mask(const PrefillProblem& p, const Tile& tile, const int64_t (&
   }
 }
 
-// Scores -> softmax weights against the running maximum, to which the sums are brought.
+// Scores -> softmax weights against the running maximum. Returns by what the sums of earlier tiles
+// are to be multiplied.
 template <int kDim>
-__device__ void weigh(const PrefillProblem& p, Scores& scores, Sums<kDim>& sums) {
+__device__ float2 weigh(const PrefillProblem& p, Scores& scores, Sums<kDim>& sums) {
+  float factors[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float largest = sums.largest[half];
@@ -144,7 +158,7 @@ __device__ void weigh(const PrefillProblem& p, Scores& scores, Sums<kDim>& sums)
     largest = fmaxf(largest, __shfl_xor_sync(cuda::kFullWarp, largest, 2));
     // Nothing seen yet: any finite number keeps the differences from being NaN.
     const float base = largest == -INFINITY ? 0.0f : largest * p.scale_log2;
-    const float before = cuda::fast_exp2(sums.largest[half] * p.scale_log2 - base);
+    factors[half] = cuda::fast_exp2(sums.largest[half] * p.scale_log2 - base);
     sums.largest[half] = largest;
     float weight = 0;
 #pragma unroll
@@ -153,36 +167,51 @@ __device__ void weigh(const PrefillProblem& p, Scores& scores, Sums<kDim>& sums)
       s = cuda::fast_exp2(s * p.scale_log2 - base);
       weight += s;
     }
-    sums.weight[half] = sums.weight[half] * before + weight;
-#pragma unroll
-    for (int i = 0; i < kDim / 4; ++i) sums.values[i / 2][half * 2 + i % 2] *= before;
+    sums.weight[half] = sums.weight[half] * factors[half] + weight;
   }
+  return {factors[0], factors[1]};
 }
 
-template <int kDim>
-__device__ void add_values(const Shared<kDim>& shared, int stage, const Scores& weights,
-                           Sums<kDim>& sums) {
-  constexpr int kNextColumns = kTileKeys * 128;
-  uint32_t p[kTileKeys / 16][4];
+// Softmax weights as the first operand of products.
+using Weights = uint32_t[kTileKeys / 16][4];
+
+__device__ void pack(const Scores& scores, Weights& weights) {
 #pragma unroll
   for (int step = 0; step < kTileKeys / 16; ++step) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float* pair = &weights[2 * step + i / 2][i % 2 * 2];
-      p[step][i] = cuda::pack_bf16(pair[0], pair[1]);
+      const float* pair = &scores[2 * step + i / 2][i % 2 * 2];
+      weights[step][i] = cuda::pack_bf16(pair[0], pair[1]);
     }
   }
+}
+
+// Starts the products of weights and values.
+template <int kDim>
+__device__ void start_values(const Shared<kDim>& shared, int stage, const Weights& weights,
+                             Sums<kDim>& sums) {
+  constexpr int kNextColumns = kTileKeys * 128;
   cuda::begin_products();
 #pragma unroll
   for (int step = 0; step < kTileKeys / 16; ++step) {
-    const uint64_t v = cuda::describe_tile(shared.values[stage][0] + step * 16 * 128, kNextColumns);
+    const uint64_t v =
+        cuda::describe_tile(shared.tiles[1][stage][0] + step * 16 * 128, kNextColumns);
     if constexpr (kDim == 128) {
-      cuda::multiply_add_64x128(sums.values, p[step], v);
+      cuda::multiply_add_64x128(sums.values, weights[step], v);
     } else {
-      cuda::multiply_add_64x64(sums.values, p[step], v);
+      cuda::multiply_add_64x64(sums.values, weights[step], v);
     }
   }
-  cuda::finish_products();
+  cuda::commit_products();
+}
+
+template <int kDim>
+__device__ void scale(float2 factors, Sums<kDim>& sums) {
+#pragma unroll
+  for (int i = 0; i < kDim / 4; ++i) {
+    sums.values[i / 2][i % 2] *= factors.x;
+    sums.values[i / 2][2 + i % 2] *= factors.y;
+  }
 }
 
 template <int kDim>
@@ -204,6 +233,13 @@ __device__ void write(const PrefillProblem& p, const Sums<kDim>& sums, const int
   }
 }
 
+// The groups start their products in turns, so that one's softmax falls into the products of the
+// other: started together they would end together.
+__device__ void wait_for_turn(int group) {
+  group == 0 ? cuda::wait_for_turn<3>() : cuda::wait_for_turn<4>();
+}
+__device__ void pass_turn(int group) { group == 0 ? cuda::pass_turn<4>() : cuda::pass_turn<3>(); }
+
 // A multiplying warpgroup with the 64 queries from `first` on.
 template <int kDim>
 __device__ void consume(Shared<kDim>& shared, const PrefillProblem& p, const KeyTiles& tiles,
@@ -220,21 +256,50 @@ __device__ void consume(Shared<kDim>& shared, const PrefillProblem& p, const Key
   const int64_t row = first + thread / cuda::kWarpSize * 16 + lane / 4;
   const int64_t queries[2] = {row, row + 8};
   const int64_t last = min(first + kGroupQueries, p.tokens) - 1;
-  Sums<kDim> sums;
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    const int stage = static_cast<int>(t % kStages);
+  const auto mask_edges = [&](int64_t t, Scores& scores) {
     const Tile tile = tiles.at(p.visible, t);
     const bool whole = tile.first + kTileKeys <= tile.end &&
                        (tile.sinks || (tile.first >= p.visible.begin(last) &&
                                        tile.first + kTileKeys <= p.visible.end(first)));
-    cuda::wait_for(&shared.full[stage], static_cast<int>(t / kStages) & 1);
-    Scores scores;
-    score(shared, group, stage, scores);
     if (!whole) mask(p, tile, queries, lane, scores);
-    weigh(p, scores, sums);
-    add_values(shared, stage, scores, sums);
-    cuda::arrive(&shared.empty[stage]);
+  };
+  const auto wait_for_tile = [&](int side, int64_t t) {
+    cuda::wait_for(&shared.full[side][t % kStages], static_cast<int>(t / kStages) & 1);
+  };
+  if (group == 1) pass_turn(group);  // the other one begins
+  Sums<kDim> sums;
+  Scores scores;
+  Weights weights;
+  wait_for_tile(0, 0);
+  wait_for_turn(group);
+  start_scores(shared, group, 0, scores);
+  if (group == 0 || tiles.count > 1) pass_turn(group);
+  cuda::wait_for_products<0>();
+  cuda::arrive(&shared.empty[0][0]);
+  mask_edges(0, scores);
+  weigh(p, scores, sums);
+  pack(scores, weights);
+  for (int64_t t = 1; t < tiles.count; ++t) {
+    const int stage = static_cast<int>(t % kStages);
+    const int before = static_cast<int>((t - 1) % kStages);
+    wait_for_tile(0, t);
+    wait_for_tile(1, t - 1);
+    wait_for_turn(group);
+    start_scores(shared, group, stage, scores);
+    start_values(shared, before, weights, sums);
+    if (group == 0 || t + 1 < tiles.count) pass_turn(group);
+    cuda::wait_for_products<1>();
+    cuda::arrive(&shared.empty[0][stage]);
+    mask_edges(t, scores);
+    const float2 factors = weigh(p, scores, sums);
+    cuda::wait_for_products<0>();
+    cuda::arrive(&shared.empty[1][before]);
+    scale(factors, sums);
+    pack(scores, weights);
   }
+  wait_for_tile(1, tiles.count - 1);
+  start_values(shared, static_cast<int>((tiles.count - 1) % kStages), weights, sums);
+  cuda::wait_for_products<0>();
   write(p, sums, queries, head, lane);
 }
 
@@ -250,9 +315,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t first = int64_t{gridDim.y - 1 - blockIdx.y} * kQueries;
   const KeyTiles tiles(p.visible, first, min(first + kQueries, p.tokens) - 1);
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < kStages; ++stage) {
-      cuda::start_barrier(&shared.full[stage], kGroupThreads);
-      cuda::start_barrier(&shared.empty[stage], kGroupThreads * kConsumers);
+    for (int i = 0; i < 2 * kStages; ++i) {
+      cuda::start_barrier(&shared.full[i % 2][i / 2], kGroupThreads);
+      cuda::start_barrier(&shared.empty[i % 2][i / 2], kGroupThreads * kConsumers);
     }
   }
   __syncthreads();
