@@ -58,26 +58,30 @@ struct Piece {
       kDtype == DType::kF32 || kDtype == DType::kF16 || kDtype == DType::kBF16;
   static constexpr int kUnits = kFloat ? 1 : (kDtype == DType::kQ8_0 ? 2 : 4);
   static constexpr bool kWithMin = kDtype == DType::kQ4_1;
+  static constexpr bool kShifted = kWithMin || kDtype == DType::kQ4_0;
 
   uint4 words[kDtype == DType::kF32 ? 2 : 1];
   float scale;
-  float min;
+  float minimum;
 
-  __device__ void load(const Planes& w, int64_t row, int index) {
+  // Zeros where the row has no such piece.
+  __device__ void load(const Planes& w, int64_t row, int index, int count) {
     constexpr int kWords = sizeof(words) / sizeof(uint4);
-    const int64_t pieces = w.columns / (kUnit * kUnits);
+    const bool present = index < count;
+    const int64_t piece = row * count + min(index, count - 1);
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      words[i] = reinterpret_cast<const uint4*>(w.codes)[(row * pieces + index) * kWords + i];
+      words[i] = reinterpret_cast<const uint4*>(w.codes)[piece * kWords + i];
+      if (kFloat && !present) words[i] = uint4{};
     }
     if constexpr (!kFloat) {
-      const int64_t block = row * (w.columns / kBlock) + index / (kBlock / kUnit / kUnits);
-      scale = __half2float(w.scales[block * (kWithMin ? 2 : 1)]);
-      min = kWithMin ? __half2float(w.scales[block * 2 + 1]) : 0.0f;
+      const int64_t block = piece / (kBlock / kUnit / kUnits);
+      scale = present ? __half2float(w.scales[block * (kWithMin ? 2 : 1)]) : 0.0f;
+      minimum = present && kWithMin ? __half2float(w.scales[block * 2 + 1]) : 0.0f;
     }
   }
 
-  // The values of a unit, of codes without scale and minimum.
+  // The values of a unit, of codes before they are shifted and scaled.
   __device__ void unpack(int unit, float (&out)[kUnit]) const {
     if constexpr (kFloat) {
       const Planes one{reinterpret_cast<const std::byte*>(words), nullptr, 1, kUnit};
@@ -93,8 +97,7 @@ struct Piece {
           out[i] = static_cast<float>(static_cast<signed char>(codes[i / 4] >> (8 * (i % 4))));
         } else {
           const uint32_t nibbles = codes[i / 4] >> (unit < 2 ? 0 : 4) & 0x0f0f0f0fu;
-          const float code = static_cast<float>(nibbles >> (8 * (i % 4)) & 0xffu);
-          out[i] = kWithMin ? code : code - 8.0f;
+          out[i] = static_cast<float>(nibbles >> (8 * (i % 4)) & 0xffu);
         }
       }
     }
@@ -103,7 +106,8 @@ struct Piece {
   // What the unit adds to a sum, from the sums of its values times x and of x.
   __device__ float scaled(float products, float x_sum) const {
     if constexpr (kFloat) return products;
-    return kWithMin ? scale * products + min * x_sum : scale * products;
+    if constexpr (kWithMin) return scale * products + minimum * x_sum;
+    return scale * (kDtype == DType::kQ4_0 ? products - 8.0f * x_sum : products);
   }
 };
 
@@ -129,7 +133,7 @@ __device__ void add_pieces(const Piece<kDtype> (&pieces)[kOutputs], const Rows<c
     for (int m = 0; m < kRows; ++m) {
       float in[kUnit];
       read_x(x, min(row + m, end - 1), index * kUnits + unit, in);
-      const float x_sum = Piece<kDtype>::kWithMin ? dot(kOnes, in) : 0.0f;
+      const float x_sum = Piece<kDtype>::kShifted ? dot(kOnes, in) : 0.0f;
 #pragma unroll
       for (int n = 0; n < kOutputs; ++n) {
         sums[n][m] += pieces[n].scaled(dot(values[n], in), x_sum);
@@ -138,26 +142,29 @@ __device__ void add_pieces(const Piece<kDtype> (&pieces)[kOutputs], const Rows<c
   }
 }
 
-// kOutputs rows of the weight from `first` on, times up to kRows rows of x from `row` on.
-template <DType kDtype, int kRows, int kOutputs, typename T>
+// kOutputs rows of the weight from `first` on, times up to kRows rows of x from `row` on; a lane
+// has kAhead pieces of each in flight.
+template <DType kDtype, int kRows, int kOutputs, int kAhead, typename T>
 __device__ void multiply(const Group<T>& targets, int t, const Rows<const T>& x,
                          const Segment& segment, int64_t row, int first, int lane) {
-  // Pieces in flight, as far as there are registers for them.
-  constexpr bool kWide = kDtype == DType::kF16 || kDtype == DType::kBF16;
-  constexpr int kUnroll = kRows > 2 ? 1 : (kRows == 1 && kWide ? 4 : 2);
   const Planes& w = targets.weights[t];
   const int outputs = targets.outputs[t];
   const int64_t first_weight = int64_t{segment.expert} * outputs;
   const int count = static_cast<int>(w.columns) / (kUnit * Piece<kDtype>::kUnits);
   float sums[kOutputs][kRows] = {};
-#pragma unroll kUnroll
-  for (int index = lane; index < count; index += cuda::kWarpSize) {
-    Piece<kDtype> pieces[kOutputs];
+  for (int index = lane; index - lane < count; index += kAhead * cuda::kWarpSize) {
+    Piece<kDtype> pieces[kAhead][kOutputs];
 #pragma unroll
-    for (int n = 0; n < kOutputs; ++n) {
-      pieces[n].load(w, first_weight + min(first + n, outputs - 1), index);
+    for (int i = 0; i < kAhead * kOutputs; ++i) {
+      const int piece = index + i / kOutputs * cuda::kWarpSize;
+      const int n = i % kOutputs;
+      pieces[i / kOutputs][n].load(w, first_weight + min(first + n, outputs - 1), piece, count);
     }
-    add_pieces<kDtype, kRows, kOutputs>(pieces, x, row, segment.end, index, sums);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int piece = min(index + i * cuda::kWarpSize, count - 1);
+      add_pieces<kDtype, kRows, kOutputs>(pieces[i], x, row, segment.end, piece, sums);
+    }
   }
 #pragma unroll
   for (int i = 0; i < kOutputs * kRows; ++i) {
@@ -175,9 +182,20 @@ template <DType kDtype, int kRows, int kOutputs, typename T>
 __device__ void multiply_parts(const Group<T>& targets, int t, const Rows<const T>& x,
                                const Segment& segment, int64_t row, int first, int lane) {
   constexpr int kPart = kRows == 1 ? kOutputs : 2;
+  constexpr bool kNarrow = sizeof(T) == 2 && kRows == 1;  // there are registers for more
+  constexpr bool kFour = kDtype == DType::kQ4_0 || kDtype == DType::kQ4_1;
+  constexpr bool kHalf = kDtype == DType::kBF16 || kDtype == DType::kF16;
+  constexpr int kAhead = kRows > 2 ? 1 : (kNarrow && kHalf ? 4 : 2);
+  // Short rows have no four pieces for a lane.
+  constexpr int64_t kLongRow = 2 * cuda::kWarpSize * kBlock;
+  const bool longer = kNarrow && kFour && targets.weights[t].columns > kLongRow;
 #pragma unroll 1
   for (int part = 0; part < kOutputs; part += kPart) {
-    multiply<kDtype, kRows, kPart>(targets, t, x, segment, row, first + part, lane);
+    if (longer) {
+      multiply<kDtype, kRows, kPart, 4>(targets, t, x, segment, row, first + part, lane);
+    } else {
+      multiply<kDtype, kRows, kPart, kAhead>(targets, t, x, segment, row, first + part, lane);
+    }
   }
 }
 

@@ -12,9 +12,9 @@
 //   positions  [N]        i64    read; in [0, 2^40]
 //   factors    [D/2]      f32    read; optional, each > 0 (Llama 3 long-context scaling)
 //
-// On a CUDA device x and also may be bf16. Angles are computed in double and reduced before sin and cos, so
-// positions of many millions keep full accuracy. Tolerance against the reference: 1e-6 * |(a, b)|
-// up to position 2^24. The same bits for every number of threads.
+// On a CUDA device x and also may be bf16. Angles are computed in double and reduced before sin and
+// cos, so positions of many millions keep full accuracy. Tolerance against the reference:
+// 1e-6 * |(a, b)| up to position 2^24. The same bits for every number of threads.
 // Source: Su et al. 2021, "RoFormer".
 #pragma once
 
