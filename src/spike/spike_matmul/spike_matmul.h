@@ -32,7 +32,7 @@
 //
 // On a CUDA device y is f32 or bf16, rounded from the f32 result, counts are those that
 // spike_threshold wrote there, and dense is always chosen: how many channels fire is known to the
-// device alone, which would have to be waited for. Events need 46 % of silence to be quicker there
+// device alone, which would have to be waited for. Events need 45 % of silence to be quicker there
 // for 37888 rows of weights, and more than 90 % for 3584. Planes are for the CPU only.
 //
 // Errors (kUsage): K differs; counts or residual unsorted or out of range; y overlaps an input or
