@@ -304,7 +304,8 @@ __device__ void consume(Shared& shared, const Problem& p, int first, int step, i
   }
 }
 
-__global__ void __launch_bounds__(kThreads, 1) __cluster_dims__(kCluster, 1, 1)
+// Launched in clusters of kCluster blocks.
+__global__ void __launch_bounds__(kThreads, 1)
     warpgroup_tiles_kernel(const __grid_constant__ Problem p) {
   extern __shared__ __align__(1024) unsigned char storage[];
   auto& shared = *reinterpret_cast<Shared*>(storage);
@@ -356,9 +357,17 @@ void multiply_warpgroup_tiles(Context& context, const DeviceCounts& counts, cons
       cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, context.device().index),
       "asking for multiprocessors");
   const int64_t clusters = std::min<int64_t>(pieces, processors / kCluster);
-  warpgroup_tiles_kernel<<<static_cast<unsigned>(clusters * kCluster), kThreads, kBytes,
-                           cuda::stream_of(context)>>>(p);
-  cuda::check_launch("spike_matmul");
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {kCluster, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(clusters * kCluster));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kBytes;
+  config.stream = cuda::stream_of(context);
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  cuda::check_cuda(cudaLaunchKernelEx(&config, warpgroup_tiles_kernel, p), "spike_matmul");
 }
 
 }  // namespace spb::spike

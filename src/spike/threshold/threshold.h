@@ -70,8 +70,8 @@ struct SpikeCounts {
   std::vector<int64_t> active_begin;  // M + 1
 
   // On a CUDA device, instead of the lists.
-  ConstTensorView drives;   // the x of these counts: must stay as it is while they are used
-  TensorView burst_groups;  // [M, groups of 128 channels] i8: 1 where a count exceeds the core
+  ConstTensorView drives = {};   // the x of these counts: must stay as it is while they are used
+  TensorView burst_groups = {};  // [M, groups of 128 channels] i8: 1 where a count exceeds the core
 };
 
 struct ThresholdSettings {
