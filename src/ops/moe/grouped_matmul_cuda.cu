@@ -1,5 +1,5 @@
 // grouped_matmul on a CUDA device: chooses the path, and expands weights that tensor cores cannot
-// take. The others files of this operator:
+// take. The other files of this operator:
 //   grouped_matmul_few_rows_cuda   weights as stored, for few rows; grouped_matmul_float.cuh
 //   grouped_matmul_float_cuda      the same in tiles, for f32 rows
 //   grouped_matmul_hopper_cuda     bf16 on warpgroups; grouped_matmul_tiles.cuh
