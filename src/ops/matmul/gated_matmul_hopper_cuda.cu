@@ -7,6 +7,7 @@
 #include "core/cuda/pack.cuh"
 #include "core/cuda/reduce.cuh"
 #include "core/cuda/tensor_map.cuh"
+#include "core/cuda/tile_stages.cuh"
 #include "ops/matmul/gated_matmul_cuda.h"
 #include "ops/matmul/matmul_weight.h"
 
@@ -45,17 +46,7 @@ struct Problem {
   int columns;
 };
 
-// Which stage comes next, and how often all have been used before.
-struct Turn {
-  int stage = 0;
-  int round = 0;
-
-  __device__ void next() {
-    if (++stage < kStages) return;
-    stage = 0;
-    ++round;
-  }
-};
+using Turn = cuda::Turn<kStages>;
 
 // The tiles of a cluster. Bands of rows that fit into the cache pass all outputs before the next
 // band begins.
@@ -101,21 +92,6 @@ __device__ float silu(float x) {
   return x == -INFINITY ? 0.0f : __fdividef(x, 1.0f + __expf(-fmaxf(x, -80.0f)));
 }
 
-// The four words of a lane are two outputs each of four groups of eight; afterwards they are the
-// eight outputs of the group whose number is the lane's among its four.
-__device__ void exchange(uint32_t (&words)[4], int pair) {
-#pragma unroll
-  for (int bit = 1; bit <= 2; bit *= 2) {
-    const bool high = (pair & bit) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if ((i & bit) != 0) continue;
-      const uint32_t got = __shfl_xor_sync(cuda::kFullWarp, high ? words[i] : words[i | bit], bit);
-      (high ? words[i] : words[i | bit]) = got;
-    }
-  }
-}
-
 using Sums = float[2][16][4];  // gate, up: 64 rows by 128 outputs
 
 __device__ void write(const Problem& p, const Sums& sums, int first_row, int first_output) {
@@ -135,7 +111,7 @@ __device__ void write(const Problem& p, const Sums& sums, int first_row, int fir
         const float* up = &sums[1][four * 4 + n][half * 2];
         words[n] = cuda::pack_bf16(silu(gate[0]) * up[0], silu(gate[1]) * up[1]);
       }
-      exchange(words, pair);
+      cuda::gather_outputs(words, pair);
       const int first = first_output + (four * 4 + pair) * 8;
       if (row >= p.rows || first >= p.outputs) continue;
       *reinterpret_cast<uint4*>(y + first) = make_uint4(words[0], words[1], words[2], words[3]);

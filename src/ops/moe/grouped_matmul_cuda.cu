@@ -39,11 +39,8 @@ __global__ void __launch_bounds__(kThreads)
 using Multiply = void (*)(Context&, const GroupedProduct<__nv_bfloat16>&, const __nv_bfloat16*);
 
 Multiply tensor_cores(Context& context, bool warpgroups) {
-  int major = 0;
-  cuda::check_cuda(
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, context.device().index),
-      "asking for the compute capability");
-  return warpgroups && major == 9 ? grouped_matmul_warpgroups : grouped_matmul_tiles;
+  return warpgroups && context.stream().is_hopper() ? grouped_matmul_warpgroups
+                                                    : grouped_matmul_tiles;
 }
 
 void multiply_bf16(Context& context, const GroupedMatmulArgs& args,

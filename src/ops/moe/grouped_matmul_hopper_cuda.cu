@@ -6,6 +6,7 @@
 
 #include "core/cuda/reduce.cuh"
 #include "core/cuda/tensor_map.cuh"
+#include "core/cuda/tile_stages.cuh"
 #include "ops/moe/grouped_matmul_tiles.cuh"
 
 namespace spb::ops {
@@ -43,17 +44,7 @@ struct Maps {
   CUtensorMap weights;
 };
 
-// Which stage comes next, and how often all have been used before.
-struct Turn {
-  int stage = 0;
-  int round = 0;
-
-  __device__ void next() {
-    if (++stage < kStages) return;
-    stage = 0;
-    ++round;
-  }
-};
+using Turn = cuda::Turn<kStages>;
 
 template <bool kTall>
 __device__ void produce(Shared<kTall>& shared, const Maps& maps, const GroupedProduct<T>& p) {
@@ -72,21 +63,6 @@ __device__ void produce(Shared<kTall>& shared, const Maps& maps, const GroupedPr
       cuda::copy_tile(to, &maps.x, row, column, full);
       cuda::copy_tile(to + S::kRows * S::kRowBytes, &maps.weights, output, column, full);
       turn.next();
-    }
-  }
-}
-
-// The four words of a lane are two outputs each of four groups of eight; afterwards they are the
-// eight outputs of the group whose number is the lane's among its four.
-__device__ void exchange(uint32_t (&words)[4], int pair) {
-#pragma unroll
-  for (int bit = 1; bit <= 2; bit *= 2) {
-    const bool high = (pair & bit) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if ((i & bit) != 0) continue;
-      const uint32_t got = __shfl_xor_sync(cuda::kFullWarp, high ? words[i] : words[i | bit], bit);
-      (high ? words[i] : words[i | bit]) = got;
     }
   }
 }
@@ -120,7 +96,7 @@ __device__ void write(const GroupedProduct<T>& p, const float (&sums)[16][4], in
       const float* two = &sums[four * 4 + n][half * 2];
       words[n] = cuda::pack_bf16(two[0], two[1]);
     }
-    exchange(words, pair);
+    cuda::gather_outputs(words, pair);
     const int64_t i = row + warp * 16 + half * 8 + lane / 4;
     const int first = output + (four * 4 + pair) * 8;
     if (i < end_row && first < p.outputs) {
@@ -209,12 +185,9 @@ void launch(Context& context, const GroupedProduct<T>& p, const T* weights) {
                       reinterpret_cast<uintptr_t>(p.y.data) % sizeof(uint4) == 0;
   const int64_t most_tiles = (cuda::ceil_divide(p.rows, S::kRows) + std::min(p.rows, experts)) *
                              cuda::ceil_divide(p.outputs, S::kOutputs);
-  int multiprocessors = 0;
-  cuda::check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount,
-                                          context.device().index),
-                   "asking for multiprocessors");
   cuda::allow_shared_memory(warpgroups_kernel<kTall>, kBytes);
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(most_tiles, multiprocessors));
+  const auto blocks =
+      static_cast<unsigned>(std::min<int64_t>(most_tiles, context.stream().multiprocessors()));
   warpgroups_kernel<kTall><<<blocks, kThreads, kBytes, cuda::stream_of(context)>>>(maps, p, packed);
   cuda::check_launch("grouped_matmul: warpgroups");
 }

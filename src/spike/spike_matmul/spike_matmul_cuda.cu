@@ -34,11 +34,7 @@ void multiply_in_eights(Context& context, const DeviceCounts& counts,
 }
 
 bool use_warpgroups(Context& context, TileUnit unit) {
-  int major = 0;
-  cuda::check_cuda(
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, context.device().index),
-      "asking for the compute capability");
-  return unit == TileUnit::kAutomatic && major == 9;
+  return unit == TileUnit::kAutomatic && context.stream().is_hopper();
 }
 
 void multiply_tiles(Context& context, const DeviceCounts& counts, const CountTiles& tiles,

@@ -352,11 +352,7 @@ void multiply_warpgroup_tiles(Context& context, const DeviceCounts& counts, cons
   p.pieces = static_cast<int>(pieces);
   constexpr auto kBytes = static_cast<int>(sizeof(Shared));
   cuda::allow_shared_memory(warpgroup_tiles_kernel, kBytes);
-  int processors = 0;
-  cuda::check_cuda(
-      cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, context.device().index),
-      "asking for multiprocessors");
-  const int64_t clusters = std::min<int64_t>(pieces, processors / kCluster);
+  const int64_t clusters = std::min<int64_t>(pieces, context.stream().multiprocessors() / kCluster);
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {kCluster, 1, 1};
