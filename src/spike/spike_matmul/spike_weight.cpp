@@ -201,9 +201,9 @@ int64_t SpikeWeight::residual_codes() const { return impl_->residual_codes; }
 bool SpikeWeight::channel_major() const { return channel_major_bytes() > 0; }
 int64_t SpikeWeight::bytes() const {
   const DeviceTiles& tiles = impl_->tiles;
-  return impl_->cells.bytes() + tiles.codes.bytes() + tiles.scales.bytes() +
-         tiles.digits.bytes() + static_cast<int64_t>(impl_->excess.size() * sizeof(CellExcess) +
-                                                     impl_->excess_begin.size() * sizeof(int64_t));
+  return impl_->cells.bytes() + tiles.codes.bytes() + tiles.scales.bytes() + tiles.digits.bytes() +
+         static_cast<int64_t>(impl_->excess.size() * sizeof(CellExcess) +
+                              impl_->excess_begin.size() * sizeof(int64_t));
 }
 int64_t SpikeWeight::channel_major_bytes() const {
   return impl_->bands.bytes() + impl_->tiles.channels.bytes();
