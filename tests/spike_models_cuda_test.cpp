@@ -18,7 +18,8 @@ constexpr const char* kFolder = "spiking";
 // Relative to the largest |logit|; no count lies near a tie, so that in f32 all are the
 // reference's.
 constexpr double kTolerance = 1e-5;
-// Counts flip where activations are rounded, which a device does between all operators.
+// Counts flip where activations are rounded, which a device does between all operators and the
+// published code at other places: its own runs in bf16 and in f32 lie 0.12 to 0.17 apart.
 constexpr double kBf16Tolerance = 0.3;
 
 std::unique_ptr<Context> cuda_context(DType activations) {

@@ -130,7 +130,7 @@ struct StepMemory {
   TensorView logits = {};
 };
 
-// Usage error, unless forward() can run the slices. Without logits none of its own are asked for.
+// Usage error unless states and tokens of the slices are such that forward() can run them.
 void check_slices(const Model& model, std::span<const SequenceSlice> slices);
 
 // forward() without checks of its arguments. Exactly one of `logits` and `memory` is there where
