@@ -9,7 +9,7 @@ namespace spikingbrain {
 
 struct Model::Impl {
   Impl(const std::string& path, const ModelOptions& options)
-      : context(options.threads),
+      : context(spb::parse_device(options.device), options.threads),
         text_model(spb::engine::load_text_model(context, path, {options.repack_weights})) {
     state.max_context = options.context;
   }

@@ -23,6 +23,7 @@ struct ModelOptions {
   int threads = 0;             // 0: all processors
   int64_t context = 0;         // tokens of room for full-attention layers; 0: the model's own
   bool repack_weights = true;  // false: use the mapped file as it is, for files larger than memory
+  std::string device = "cpu";  // or "cuda", "cuda:N", or "auto": a CUDA device where one is usable
 };
 
 struct GenerateOptions {
