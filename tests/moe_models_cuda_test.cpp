@@ -303,10 +303,10 @@ TEST(UpcycledOnCuda, IsTheDenseModel) {
   const golden::TemporaryFolder folder;
   convert::synthesize(cpu, preset("tiny-hybrid"), {.format = DType::kF32}, folder.file("a.gguf"));
   convert::ConvertSettings settings;
-  settings.upcycle = convert::UpcycleSettings{};
-  settings.upcycle->moe.num_experts = 8;
-  settings.upcycle->moe.experts_per_token = 2;
-  settings.upcycle->moe.num_shared = 1;
+  MoeConfig& moe = settings.upcycle.emplace().moe;
+  moe.num_experts = 8;
+  moe.experts_per_token = 2;
+  moe.num_shared = 1;
   convert::convert_model(cpu, folder.file("a.gguf"), folder.file("b.gguf"), settings);
   const auto found = convert::compare_models(device, folder.file("a.gguf"), folder.file("b.gguf"));
   EXPECT_LE(found.error, 1e-5);
