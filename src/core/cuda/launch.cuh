@@ -41,6 +41,24 @@ void launch_early(Context& context, const char* name, dim3 blocks, int threads, 
   check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
 }
 
+// Launches a kernel in clusters of `cluster` blocks (Hopper).
+template <typename... Parameters, typename... Arguments>
+void launch_clusters(Context& context, const char* name, int64_t blocks, unsigned cluster,
+                     int threads, size_t shared, void (*kernel)(Parameters...),
+                     Arguments&&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {cluster, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = stream_of(context);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
+}
+
 // Waits until the kernels queued earlier have ended and all they wrote can be read.
 __device__ inline void wait_for_earlier() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -223,18 +223,9 @@ void gated_matmul_fused(Context& context, const GatedMatmulArgs& args) {
                   static_cast<int>(columns)};
   constexpr auto kBytes = static_cast<int>(sizeof(Shared));
   cuda::allow_shared_memory(gated_kernel, kBytes);
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {kCluster, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim =
-      dim3(static_cast<unsigned>(context.stream().multiprocessors() / kCluster * kCluster));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kBytes;
-  config.stream = cuda::stream_of(context);
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  cuda::check_cuda(cudaLaunchKernelEx(&config, gated_kernel, p), "gated_matmul");
+  const int64_t blocks = context.stream().multiprocessors() / kCluster * kCluster;
+  cuda::launch_clusters(context, "gated_matmul", blocks, kCluster, kThreads, kBytes, gated_kernel,
+                        p);
 }
 
 }  // namespace spb::ops

@@ -1,5 +1,5 @@
 // Keys and values as bf16, for the kernels of prompts: what they multiply on tensor cores is read
-// by many queries, so that widening codes once costs a percent of it.
+// by many queries, so that widening codes once costs little.
 #include "ops/softmax_attention/softmax_attention_keys.cuh"
 
 namespace spb::ops {

@@ -353,17 +353,8 @@ void multiply_warpgroup_tiles(Context& context, const DeviceCounts& counts, cons
   constexpr auto kBytes = static_cast<int>(sizeof(Shared));
   cuda::allow_shared_memory(warpgroup_tiles_kernel, kBytes);
   const int64_t clusters = std::min<int64_t>(pieces, context.stream().multiprocessors() / kCluster);
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {kCluster, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * kCluster));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kBytes;
-  config.stream = cuda::stream_of(context);
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  cuda::check_cuda(cudaLaunchKernelEx(&config, warpgroup_tiles_kernel, p), "spike_matmul");
+  cuda::launch_clusters(context, "spike_matmul", clusters * kCluster, kCluster, kThreads, kBytes,
+                        warpgroup_tiles_kernel, p);
 }
 
 }  // namespace spb::spike
