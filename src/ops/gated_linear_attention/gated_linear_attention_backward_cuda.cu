@@ -1,0 +1,114 @@
+#include "ops/gated_linear_attention/gated_linear_attention_backward_cuda.h"
+
+#include <algorithm>
+
+#include "core/cuda/launch.cuh"
+#include "ops/gated_linear_attention/gated_linear_attention_backward_batch.cuh"
+
+namespace spb::ops {
+namespace {
+
+bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+gated::GradientTensors tensors_of(const GatedLinearAttentionBackwardArgs& args) {
+  const int64_t kv_heads = args.k.shape()[1];
+  gated::GradientTensors tensors;
+  tensors.d_o = args.d_o.data();
+  tensors.d_q = args.d_q.data();
+  tensors.d_k = args.d_k.data();
+  tensors.d_v = args.d_v.data();
+  tensors.d_g = args.d_g.as<float>();
+  gated::Tensors& forward = tensors.forward;
+  forward.q = args.q.data();
+  forward.k = args.k.data();
+  forward.v = args.v.data();
+  forward.g = args.g.data();
+  forward.bf16 = args.q.dtype() == DType::kBF16;
+  forward.bf16_gates = args.g.dtype() == DType::kBF16;
+  forward.aligned = aligned(forward.q) && aligned(forward.k) && aligned(forward.v) &&
+                    aligned(forward.g) && aligned(tensors.d_o) && aligned(tensors.d_q) &&
+                    aligned(tensors.d_k) && aligned(tensors.d_v) && aligned(tensors.d_g);
+  forward.kv_heads = static_cast<int>(kv_heads);
+  forward.group = static_cast<int>(args.q.shape()[1] / kv_heads);
+  forward.key_dim = static_cast<int>(args.k.shape()[2]);
+  forward.value_dim = static_cast<int>(args.v.shape()[2]);
+  forward.scale = args.scale;
+  return tensors;
+}
+
+// Collects sequences into launches.
+class Launches {
+ public:
+  Launches(Context& context, const gated::GradientTensors& tensors)
+      : context_(context), tensors_(tensors) {}
+
+  void add(const GatedLinearAttentionBackwardSequence& sequence) {
+    const int64_t tokens = sequence.tokens;
+    if (tokens == 0) return copy_end(sequence);
+    const auto pointer = [](const auto& tensor) {
+      return tensor.defined() ? tensor.template as<float>() : nullptr;
+    };
+    const int i = batch_.sequences++;
+    ends_.state[i] = pointer(sequence.state);
+    ends_.d_final_state[i] = pointer(sequence.d_final_state);
+    ends_.d_state[i] = pointer(sequence.d_state);
+    batch_.sequence[i] = {first_token_, tokens, nullptr, batch_.segments, gated::kSegmentUnit};
+    batch_.segments += static_cast<int>(cuda::ceil_divide(tokens, gated::kSegmentUnit));
+    first_token_ += tokens;
+    if (batch_.sequences == gated::kMaxSequences) launch();
+  }
+
+  void launch() {
+    if (batch_.sequences == 0) return;
+    const Arena::Scope scope(context_.arena());
+    const int64_t slots = int64_t{batch_.segments} * tensors_.forward.kv_heads;
+    const int64_t rows = slots * tensors_.forward.key_dim;
+    Arena& arena = context_.arena();
+    const gated::GradientScratch scratch{arena.allocate<float>(rows * tensors_.forward.value_dim),
+                                         arena.allocate<float>(rows * tensors_.forward.value_dim),
+                                         arena.allocate<float>(rows), arena.allocate<int>(slots)};
+    const cudaStream_t stream = cuda::stream_of(context_);
+    gated::collect_exactly(tensors_, batch_, scratch, stream);
+    gated::fold_states(tensors_, batch_, ends_, scratch, stream);
+    gated::fold_gradients(tensors_, batch_, ends_, scratch, stream);
+    gated::differentiate_exactly(tensors_, batch_, scratch, false, stream);
+    batch_.sequences = 0;
+    batch_.segments = 0;
+  }
+
+ private:
+  // Of a sequence without tokens.
+  void copy_end(const GatedLinearAttentionBackwardSequence& sequence) {
+    if (!sequence.d_state.defined()) return;
+    const int64_t bytes = sequence.d_state.bytes();
+    if (sequence.d_final_state.defined()) {
+      context_.stream().copy_on_device(sequence.d_state.data(), sequence.d_final_state.data(),
+                                       bytes);
+    } else {
+      context_.stream().fill_zero(sequence.d_state.data(), bytes);
+    }
+  }
+
+  Context& context_;
+  const gated::GradientTensors& tensors_;
+  int64_t first_token_ = 0;
+  gated::Batch batch_;
+  gated::Ends ends_;
+};
+
+}  // namespace
+
+void gated_linear_attention_backward_cuda(Context& context,
+                                          const GatedLinearAttentionBackwardArgs& args) {
+  const gated::GradientTensors tensors = tensors_of(args);
+  Launches launches(context, tensors);
+  if (args.sequences.empty()) {
+    launches.add({args.q.shape()[0], args.state, args.d_final_state, args.d_state});
+  }
+  for (const GatedLinearAttentionBackwardSequence& sequence : args.sequences) {
+    launches.add(sequence);
+  }
+  launches.launch();
+}
+
+}  // namespace spb::ops

@@ -1,0 +1,72 @@
+// From what every segment adds to the state before each, and in reverse to the gradient after each.
+#include "core/cuda/launch.cuh"
+#include "ops/gated_linear_attention/gated_linear_attention_backward_batch.cuh"
+
+namespace spb::ops::gated {
+namespace {
+
+constexpr int kFoldThreads = 128;
+
+// One thread for an element of the state of a sequence. Forward: x before segment i + 1 is
+// decay_i x + added_i; backward: x after segment i - 1 is.
+template <bool kBackward>
+__global__ void __launch_bounds__(kFoldThreads)
+    fold_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Ends ends,
+                float* added, const float* decays, int key_dim, int value_dim) {
+  constexpr int kAhead = 16;  // segments whose loads are under way at once
+  const Sequence& sequence = batch.sequence[blockIdx.z];
+  const auto element = static_cast<int>(blockIdx.x * kFoldThreads + threadIdx.x);
+  if (element >= key_dim * value_dim) return;
+  const auto segments =
+      static_cast<int>((sequence.tokens + sequence.segment_tokens - 1) / sequence.segment_tokens);
+  const int64_t of_state = int64_t{key_dim} * value_dim;
+  const int64_t end = blockIdx.y * of_state + element;
+  const auto slot = [&](int i) {
+    const int segment = sequence.first_segment + (kBackward ? segments - 1 - i : i);
+    return int64_t{segment} * gridDim.y + blockIdx.y;
+  };
+  const float* from = (kBackward ? ends.d_final_state : ends.state)[blockIdx.z];
+  float x = from == nullptr ? 0.0f : from[end];
+  for (int first = 0; first < segments; first += kAhead) {
+    float more[kAhead];
+    float decay[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first + i >= segments) continue;
+      more[i] = added[slot(first + i) * of_state + element];
+      decay[i] = decays[slot(first + i) * key_dim + element / value_dim];
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first + i >= segments) continue;
+      added[slot(first + i) * of_state + element] = x;
+      x = fmaf(x, decay[i], more[i]);
+    }
+  }
+  if (kBackward && ends.d_state[blockIdx.z] != nullptr) ends.d_state[blockIdx.z][end] = x;
+}
+
+template <bool kBackward>
+void fold(const Tensors& tensors, const Batch& batch, const Ends& ends, float* added,
+          const float* decays, cudaStream_t stream) {
+  const int64_t elements = int64_t{tensors.key_dim} * tensors.value_dim;
+  const dim3 grid(static_cast<unsigned>(cuda::ceil_divide(elements, kFoldThreads)),
+                  tensors.kv_heads, batch.sequences);
+  fold_kernel<kBackward><<<grid, kFoldThreads, 0, stream>>>(batch, ends, added, decays,
+                                                            tensors.key_dim, tensors.value_dim);
+  cuda::check_launch("gated_linear_attention_backward: folding states");
+}
+
+}  // namespace
+
+void fold_states(const GradientTensors& tensors, const Batch& batch, const Ends& ends,
+                 const GradientScratch& scratch, cudaStream_t stream) {
+  fold<false>(tensors.forward, batch, ends, scratch.states, scratch.decays, stream);
+}
+
+void fold_gradients(const GradientTensors& tensors, const Batch& batch, const Ends& ends,
+                    const GradientScratch& scratch, cudaStream_t stream) {
+  fold<true>(tensors.forward, batch, ends, scratch.gradients, scratch.decays, stream);
+}
+
+}  // namespace spb::ops::gated

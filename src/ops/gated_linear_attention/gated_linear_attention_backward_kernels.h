@@ -1,0 +1,59 @@
+// Kernels of gated_linear_attention_backward: plain pointers, no checks, no threads.
+//
+// A tile holds kChannelTile key channels of a state, [value_dim, kChannelTile]: rows of the state
+// do not depend on each other, and a register holds several of them side by side. Channels that
+// do not exist are zeros.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/gated_linear_attention/gated_linear_attention_kernels.h"
+
+namespace spb::ops {
+
+inline constexpr int64_t kBackwardBlock = 32;  // tokens whose states are held at once
+
+// Some tokens of one key/value head and the query heads that read it. Strides, in floats, lead from
+// one token to the next; heads of the group lie behind each other.
+struct GradientTokens {
+  const float* q;    // [tokens, group, key_dim]
+  const float* k;    // [tokens, key_dim]
+  const float* v;    // [tokens, value_dim]
+  const float* g;    // [tokens, key_dim], unclamped
+  const float* d_o;  // [tokens, group, value_dim]
+  float* d_q;
+  float* d_k;
+  float* d_g;
+  int64_t q_stride;  // of q and d_q
+  int64_t k_stride;  // of k, g, d_k and d_g
+  int64_t v_stride;
+  int64_t o_stride;
+  int64_t tokens;
+  int64_t group;
+  int64_t key_dim;
+  int64_t value_dim;
+  float scale;
+};
+
+struct BackwardKernels {
+  // Advances the tile of the state from `channel` on over all tokens and writes d_q of its
+  // channels.
+  void (*advance)(const GradientTokens& tokens, int64_t channel, float* state);
+  // Takes the tile of the gradient from the state after the tokens to the state before them, which
+  // is `state`; writes d_k and d_g of its channels. `d_v` [tokens, value_dim] gets what these
+  // channels add to the gradients of the values. `states` has room for a tile per token.
+  void (*go_back)(const GradientTokens& tokens, int64_t channel, const float* state,
+                  float* gradient, float* states, float* d_v);
+};
+
+}  // namespace spb::ops
+
+namespace spb::isa_portable {
+extern const ops::BackwardKernels kBackwardKernels;
+}
+namespace spb::isa_avx2 {
+extern const ops::BackwardKernels kBackwardKernels;
+}
+namespace spb::isa_avx512 {
+extern const ops::BackwardKernels kBackwardKernels;
+}
