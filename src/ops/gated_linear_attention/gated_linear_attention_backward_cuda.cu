@@ -1,9 +1,7 @@
 #include "ops/gated_linear_attention/gated_linear_attention_backward_cuda.h"
 
-#include <algorithm>
-
 #include "core/cuda/launch.cuh"
-#include "ops/gated_linear_attention/gated_linear_attention_backward_batch.cuh"
+#include "ops/gated_linear_attention/gated_linear_attention_backward_chunk.cuh"
 
 namespace spb::ops {
 namespace {
@@ -36,11 +34,16 @@ gated::GradientTensors tensors_of(const GatedLinearAttentionBackwardArgs& args) 
   return tensors;
 }
 
+bool can_chunk(const gated::Tensors& tensors) {
+  return tensors.bf16 && tensors.aligned && tensors.key_dim == tensors.value_dim &&
+         (tensors.key_dim == 64 || tensors.key_dim == 128) && gated::chunks_fit(tensors.key_dim);
+}
+
 // Collects sequences into launches.
 class Launches {
  public:
   Launches(Context& context, const gated::GradientTensors& tensors)
-      : context_(context), tensors_(tensors) {}
+      : context_(context), tensors_(tensors), chunked_(can_chunk(tensors.forward)) {}
 
   void add(const GatedLinearAttentionBackwardSequence& sequence) {
     const int64_t tokens = sequence.tokens;
@@ -67,16 +70,37 @@ class Launches {
     const gated::GradientScratch scratch{arena.allocate<float>(rows * tensors_.forward.value_dim),
                                          arena.allocate<float>(rows * tensors_.forward.value_dim),
                                          arena.allocate<float>(rows), arena.allocate<int>(slots)};
-    const cudaStream_t stream = cuda::stream_of(context_);
-    gated::collect_exactly(tensors_, batch_, scratch, stream);
-    gated::fold_states(tensors_, batch_, ends_, scratch, stream);
-    gated::fold_gradients(tensors_, batch_, ends_, scratch, stream);
-    gated::differentiate_exactly(tensors_, batch_, scratch, false, stream);
+    chunked_ ? launch_chunked(scratch) : launch_exact(scratch);
     batch_.sequences = 0;
     batch_.segments = 0;
   }
 
  private:
+  void launch_exact(const gated::GradientScratch& scratch) {
+    const cudaStream_t stream = cuda::stream_of(context_);
+    gated::collect_exactly(tensors_, batch_, scratch, stream);
+    gated::fold_states(tensors_, batch_, ends_, scratch, stream);
+    gated::fold_gradients(tensors_, batch_, ends_, scratch, stream);
+    gated::differentiate_exactly(tensors_, batch_, scratch, false, stream);
+  }
+
+  void launch_chunked(const gated::GradientScratch& scratch) {
+    const gated::Tensors& forward = tensors_.forward;
+    const int64_t floats = int64_t{forward.kv_heads} * forward.key_dim * forward.value_dim;
+    float* copies = context_.arena().allocate<float>(floats * batch_.sequences);
+    for (int i = 0; i < batch_.sequences; ++i) {
+      batch_.sequence[i].state = copies + i * floats;
+      context_.stream().copy_on_device(batch_.sequence[i].state, ends_.state[i],
+                                       floats * static_cast<int64_t>(sizeof(float)));
+    }
+    const cudaStream_t stream = cuda::stream_of(context_);
+    gated::collect_states(forward, batch_, {scratch.states, scratch.decays}, stream);
+    gated::collect_gradients(tensors_, batch_, scratch, stream);
+    gated::fold_gradients(tensors_, batch_, ends_, scratch, stream);
+    gated::differentiate(tensors_, batch_, scratch, stream);
+    gated::differentiate_exactly(tensors_, batch_, scratch, true, stream);
+  }
+
   // Of a sequence without tokens.
   void copy_end(const GatedLinearAttentionBackwardSequence& sequence) {
     if (!sequence.d_state.defined()) return;
@@ -91,6 +115,7 @@ class Launches {
 
   Context& context_;
   const gated::GradientTensors& tensors_;
+  bool chunked_;
   int64_t first_token_ = 0;
   gated::Batch batch_;
   gated::Ends ends_;
