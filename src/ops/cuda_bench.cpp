@@ -18,6 +18,7 @@
 #include "core/rng.h"
 #include "core/transfer.h"
 #include "ops/gated_linear_attention/gated_linear_attention.h"
+#include "ops/gated_linear_attention/gated_linear_attention_backward.h"
 #include "ops/matmul/gated_matmul.h"
 #include "ops/matmul/matmul.h"
 #include "ops/rms_norm/rms_norm.h"
@@ -235,6 +236,48 @@ void linear_attention(Bench& bench, int64_t tokens) {
   });
 }
 
+// As training needs it: the gradients alone, and after a forward pass.
+void linear_attention_backward(Bench& bench, int64_t tokens) {
+  std::vector<Tensor> q, k, v, g, d_o, d_q, d_k, d_v, d_g, state, final_state, d_state;
+  const Device& device = bench.context().device();
+  for (int i = 0; i < kSets; ++i) {
+    q.push_back(bench.random(Shape{tokens, kHeads, kDim}));
+    k.push_back(bench.random(Shape{tokens, kKvHeads, kDim}));
+    v.push_back(bench.random(k[0].shape()));
+    g.push_back(bench.random(k[0].shape(), DType::kF32));
+    d_o.push_back(bench.random(q[0].shape()));
+    d_q.emplace_back(DType::kBF16, q[0].shape(), device);
+    d_k.emplace_back(DType::kBF16, k[0].shape(), device);
+    d_v.emplace_back(DType::kBF16, k[0].shape(), device);
+    d_g.emplace_back(DType::kF32, k[0].shape(), device);
+    for (auto* states : {&state, &final_state, &d_state}) {
+      states->emplace_back(DType::kF32, Shape{kKvHeads, kDim, kDim}, device);
+      fill_zero(bench.context(), states->back());
+    }
+    gated_linear_attention_inputs(bench.context(), {.q = q.back(), .k = k.back(), .g = g.back()});
+  }
+  const auto count = static_cast<double>(tokens);
+  const double chunk = 64;
+  const auto forward = [&](size_t i) {  // d_q serves as its output
+    gated_linear_attention(bench.context(),
+                           {q[i], k[i], v[i], g[i], final_state[i], d_q[i], 0.0884f});
+  };
+  const auto backward = [&](size_t i) {
+    GatedLinearAttentionBackwardArgs args{q[i],   k[i],   v[i],   g[i],  d_o[i],
+                                          d_q[i], d_k[i], d_v[i], d_g[i]};
+    args.state = state[i], args.d_state = d_state[i], args.scale = 0.0884f;
+    gated_linear_attention_backward(bench.context(), args);
+  };
+  const Work work{count * kDim * (6.0 * kHeads + 8.0 * kKvHeads + 8.0 * kKvHeads),
+                  count * 2 * kDim * (kHeads * (2 * kDim + 2.5 * chunk) + 3.0 * kKvHeads * kDim)};
+  const Work both{work.bytes + count * kDim * (4.0 * kHeads + 8.0 * kKvHeads),
+                  work.flops + count * 2 * kDim * (kHeads * (kDim + chunk) + kKvHeads * kDim)};
+  bench.row(fmt::format("gated_linear_attention_backward {} tokens", tokens), work,
+            [&](int i) { backward(static_cast<size_t>(i)); });
+  bench.row(fmt::format("gated_linear_attention and backward {} tokens", tokens), both,
+            [&](int i) { forward(static_cast<size_t>(i)), backward(static_cast<size_t>(i)); });
+}
+
 void element_wise(Bench& bench, int64_t tokens) {
   std::vector<Tensor> x, residual, y, wide, up;
   Tensor weight = bench.random(Shape{1, kHidden}, DType::kF32);
@@ -299,6 +342,7 @@ void run(std::FILE* table) {
   gated_products(bench, 8192);
   linear_attention(bench, 8192);
   linear_attention(bench, 1);
+  linear_attention_backward(bench, 8192);
   attention(bench, 8192, 16384, kWindow);
   attention(bench, 8192, 0, 0);
   attention(bench, 1, 16384, kWindow);
