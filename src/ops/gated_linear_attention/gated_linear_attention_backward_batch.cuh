@@ -1,8 +1,8 @@
 // What the CUDA kernels of gated_linear_attention_backward are launched with.
 //
 // A segment is one chunk of kSegmentUnit tokens: the states before every chunk and the gradients
-// after it are made first, then all chunks run at once. `Batch` says how sequences are cut; its
-// states are those that collect_states() may overwrite.
+// after it are made first, then all chunks run at once. `Batch` says how sequences are cut; their
+// states are in `Ends`.
 #pragma once
 
 #include "ops/gated_linear_attention/gated_linear_attention_batch.cuh"
@@ -37,10 +37,8 @@ struct GradientScratch {
 void collect_exactly(const GradientTensors& tensors, const Batch& batch,
                      const GradientScratch& scratch, cudaStream_t stream);
 // From there to the states before, and the gradients after every segment, and d_state.
-void fold_states(const GradientTensors& tensors, const Batch& batch, const Ends& ends,
-                 const GradientScratch& scratch, cudaStream_t stream);
-void fold_gradients(const GradientTensors& tensors, const Batch& batch, const Ends& ends,
-                    const GradientScratch& scratch, cudaStream_t stream);
+void fold(const GradientTensors& tensors, const Batch& batch, const Ends& ends,
+          const GradientScratch& scratch, cudaStream_t stream);
 // The gradients of the tokens, after that; of all segments or of the steep ones.
 void differentiate_exactly(const GradientTensors& tensors, const Batch& batch,
                            const GradientScratch& scratch, bool only_steep, cudaStream_t stream);

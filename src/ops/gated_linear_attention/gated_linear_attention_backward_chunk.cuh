@@ -18,6 +18,7 @@
 namespace spb::ops::gated {
 
 inline constexpr int kGradientChunk = kSegmentUnit;
+inline constexpr int kGradientThreads = 512;  // of the kernel that differentiates
 inline constexpr int kGradientSubChunks = kGradientChunk / kSubChunk;
 inline constexpr int kGradientBlocks = kGradientSubChunks * (kGradientSubChunks + 1) / 2;
 
@@ -25,13 +26,10 @@ inline constexpr int kGradientBlocks = kGradientSubChunks * (kGradientSubChunks 
 // on the diagonal stay below 2^(2 kSteepOctet).
 inline constexpr float kSteepOctet = 28.0f;
 
-template <int kDim>
-using GradientTask = GateTask<kDim, kGradientChunk>;
-
 // The log decays of a pair of channels in a sub-chunk; none where there are no tokens.
-template <int kDim>
+template <int kDim, typename Task>
 __device__ void load_sub_chunk(const Tensors& tensors, const Segment& segment, int head,
-                               const GradientTask<kDim>& task, float2 (&gates)[kSubChunk]) {
+                               const Task& task, float2 (&gates)[kSubChunk]) {
   const int64_t stride = int64_t{kDim} * tensors.kv_heads;
   const int first = task.sub_chunk * kSubChunk;
   const int64_t at = (segment.first_token + first) * stride + head * kDim + 2 * task.pair;
@@ -51,7 +49,8 @@ struct SubChunkGates {
   float total[kGradientSubChunks][kDim];
   float first[kGradientSubChunks][kDim];
 
-  __device__ void publish(const GradientTask<kDim>& task, const float2 (&gates)[kSubChunk]) {
+  template <typename Task>
+  __device__ void publish(const Task& task, const float2 (&gates)[kSubChunk]) {
     float2 sum = {0, 0};
 #pragma unroll
     for (int i = 0; i < kSubChunk; ++i) sum = sum + gates[i];
@@ -129,17 +128,8 @@ class GradientPreparation {
 
   __device__ GradientPreparation(Memory& memory, const Tensors& tensors, const Segment& segment,
                                  int head)
-      : memory_(memory) {
+      : memory_(memory), tensors_(tensors), segment_(segment), head_(head) {
     load_sub_chunk<kDim>(tensors, segment, head, task_, gates_);
-    const int64_t stride = int64_t{kDim} * tensors.kv_heads;
-    const auto* k = static_cast<const bf16_t*>(tensors.k) + head * kDim + column_;
-#pragma unroll
-    for (int i = 0; i < kSubChunk; ++i) {
-      keys_[i] = 0;
-      if (first_ + i >= segment.tokens) continue;
-      keys_[i] =
-          *reinterpret_cast<const uint32_t*>(k + (segment.first_token + first_ + i) * stride);
-    }
   }
 
   // First: a barrier must follow.
@@ -147,6 +137,8 @@ class GradientPreparation {
 
   // For the heads, before whom a barrier must follow.
   __device__ void write_factors() {
+#pragma unroll
+    for (int i = 0; i < kSubChunk; ++i) keys_[i] = key(i);
     const int n = task_.sub_chunk;
     const auto to_anchor = [&](int later) {  // from the end of this sub-chunk
       return memory_.gates.between(n + 1, later, column_) +
@@ -192,34 +184,93 @@ class GradientPreparation {
 #pragma unroll
     for (int i = kSubChunk - 1; i >= 0; --i) {
       if (task_.has(i)) {
-        const float2 key = cuda::unpack_bf16(keys_[i]);
         store_pair(&memory_.to_end[first_ + i][column_], exp2_of(sum));
-        store_pair(&memory_.d_o[0][first_ + i][column_], key * exp2_of(sum + after));
+        store_pair(&memory_.d_o[0][first_ + i][column_],
+                   cuda::unpack_bf16(key(i)) * exp2_of(sum + after));
       }
       sum = sum + gates_[i];
     }
   }
 
  private:
+  __device__ uint32_t key(int i) const {
+    if (first_ + i >= segment_.tokens || !task_.has(i)) return 0;
+    const int64_t token = segment_.first_token + first_ + i;
+    return *reinterpret_cast<const uint32_t*>(static_cast<const bf16_t*>(tensors_.k) +
+                                              (token * tensors_.kv_heads + head_) * kDim + column_);
+  }
   __device__ void write_key(int later, int i, float2 log_decay) {
     store_pair(&memory_.keys[Memory::block(later, task_.sub_chunk)][i][column_],
                cuda::unpack_bf16(keys_[i]) * exp2_of(log_decay));
   }
 
   Memory& memory_;
-  GradientTask<kDim> task_;
+  const Tensors& tensors_;
+  const Segment& segment_;
+  int head_;
+  GateTask<kDim, kGradientChunk, kGradientThreads> task_;
   int column_ = 2 * task_.pair;
   int first_ = task_.sub_chunk * kSubChunk;
   float2 gates_[kSubChunk];
   uint32_t keys_[kSubChunk];
 };
 
+// A state of f32 as bf16 rows; with `other` also rowsum(state . other) times `decays`.
+template <int kDim>
+__device__ void load_state(const float* from, GradientMemory<kDim>& memory,
+                           const float* other = nullptr, const float* decays = nullptr) {
+  constexpr int kLanes = kDim / 4;  // of a row, 16 bytes each
+  const auto column = static_cast<int>(threadIdx.x % kLanes) * 4;
+#pragma unroll 4
+  for (auto row = static_cast<int>(threadIdx.x / kLanes); row < kDim;
+       row += kGradientThreads / kLanes) {
+    const float4 x = *reinterpret_cast<const float4*>(from + row * kDim + column);
+    store_pair(&memory.state[row][column], {x.x, x.y});
+    store_pair(&memory.state[row][column + 2], {x.z, x.w});
+    if (other == nullptr) continue;
+    const float4 y = *reinterpret_cast<const float4*>(other + row * kDim + column);
+    float sum = x.x * y.x + x.y * y.y + x.z * y.z + x.w * y.w;
+#pragma unroll
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    }
+    if (column == 0) memory.dots[row] = sum * decays[row];
+  }
+}
+
+// d_g_t = rowsum(S . dS) + sum over i >= t of (q . dq - k . dk), where what later chunks add to
+// k . dk is counted before t instead: then no large numbers cancel.
+template <int kDim>
+__device__ void write_gates(const GradientTensors& tensors, const Segment& segment, int head,
+                            GradientMemory<kDim>& memory) {
+  const Tensors& forward = tensors.forward;
+  const auto channel = static_cast<int>(threadIdx.x);
+  if (channel >= kDim) return;
+  float sum = 0;
+#pragma unroll 8
+  for (int i = kGradientChunk - 1; i >= 0; --i) {
+    sum += memory.to_end[i][channel];
+    memory.to_end[i][channel] = sum;
+  }
+  float before = memory.dots[channel];
+#pragma unroll 8
+  for (int i = 0; i < segment.tokens; ++i) {
+    const int64_t at = ((segment.first_token + i) * forward.kv_heads + head) * kDim + channel;
+    const float gate = forward.bf16_gates
+                           ? cuda::to_float(static_cast<const bf16_t*>(forward.g)[at])
+                           : static_cast<const float*>(forward.g)[at];
+    tensors.d_g[at] = gate < kMinLogDecay ? 0.0f : before + memory.to_end[i][channel];
+    before += memory.growth[i][channel];
+  }
+}
+
 // On tensor cores: bf16, key_dim = value_dim = 64 or 128, everything aligned.
 // Whether the current device has the shared memory for it.
 bool chunks_fit(int dim);
-// What every segment adds to the gradient, and which are steep, into the scratch.
-void collect_gradients(const GradientTensors& tensors, const Batch& batch,
-                       const GradientScratch& scratch, cudaStream_t stream);
+// What every segment adds to the state and to the gradient, its decay, and whether it is steep,
+// into the scratch.
+void collect_chunks(const GradientTensors& tensors, const Batch& batch,
+                    const GradientScratch& scratch, cudaStream_t stream);
 // The gradients of the tokens of segments that are not steep.
 void differentiate(const GradientTensors& tensors, const Batch& batch,
                    const GradientScratch& scratch, cudaStream_t stream);

@@ -7,6 +7,8 @@ namespace spb::ops::gated {
 namespace {
 
 constexpr int kChunk = kGradientChunk;
+constexpr int kChunkWarps = kGradientThreads / 32;
+constexpr int kParts = kChunkWarps / kGradientSubChunks;  // of the channels
 
 // A warp has the 16 tokens of a sub-chunk and some of the channels, as products leave them.
 template <int kDim>
@@ -14,7 +16,7 @@ class ChunkGradients {
  public:
   using Memory = GradientMemory<kDim>;
   static constexpr int kRow = Memory::kRow;
-  static constexpr int kTiles = kDim / 2 / 8;
+  static constexpr int kTiles = kDim / kParts / 8;
   using Tile = float[kTiles][4];
 
   __device__ ChunkGradients(Memory& memory, const GradientTensors& tensors, const Segment& segment,
@@ -23,7 +25,7 @@ class ChunkGradients {
 
   __device__ void copy_head(int h) const {
     const Tensors& forward = tensors_.forward;
-    if (h < forward.group) {
+    if (h < forward.group && threadIdx.x < kThreads) {
       const int64_t from = query_offset(0, h);
       const int64_t stride = query_stride();
       copy_rows<kChunk, kDim>(memory_.queries[h % 2][0], kRow,
@@ -36,13 +38,20 @@ class ChunkGradients {
     cuda::commit_copies();
   }
 
+  __device__ void copy_values() const {
+    if (threadIdx.x >= kThreads) return;
+    copy_rows<kChunk, kDim>(memory_.values[0], kRow,
+                            static_cast<const bf16_t*>(tensors_.forward.v) + key_offset(0),
+                            int64_t{kDim} * tensors_.forward.kv_heads, segment_.tokens);
+  }
+
   __device__ void anchor_queries(int h) const {
     constexpr int kPairs = kDim / 2;
     const auto column = static_cast<int>(threadIdx.x % kPairs) * 2;
     bf16_t(*queries)[kRow] = memory_.queries[h % 2];
 #pragma unroll 4
     for (auto row = static_cast<int>(threadIdx.x / kPairs); row < kChunk;
-         row += kThreads / kPairs) {
+         row += kGradientThreads / kPairs) {
       const float2 query = load_pair(&queries[row][column]);
       store_pair(&queries[row][column], query * load_pair(&memory_.decays[row][column]));
     }
@@ -51,7 +60,7 @@ class ChunkGradients {
   // Scores of the forward pass and their gradients, block by block.
   __device__ void score(int h) const {
     const bool gradient = warp_ % 2 != 0;
-    for (int b = warp_ / 2; b < kGradientBlocks; b += kWarps / 2) {
+    for (int b = warp_ / 2; b < kGradientBlocks; b += kChunkWarps / 2) {
       const int i = b >= 6 ? 3 : b >= 3 ? 2 : b >= 1 ? 1 : 0;
       const int j = b - Memory::block(i, 0);
       if (gradient) {
@@ -267,65 +276,17 @@ class ChunkGradients {
   int head_;
   int lane_ = static_cast<int>(threadIdx.x % 32);
   int warp_ = static_cast<int>(threadIdx.x / 32);
-  int sub_chunk_ = warp_ / 2;
+  int sub_chunk_ = warp_ / kParts;
   int token_ = sub_chunk_ * kSubChunk;
-  int column_ = warp_ % 2 * (kDim / 2);
+  int column_ = warp_ % kParts * (kDim / kParts);
   Tile d_v_ = {};
   Tile far_ = {};   // d_k from later sub-chunks, before the decay to the end of this one
   Tile near_ = {};  // from this one, before its growth from the anchor
   Tile dots_ = {};  // q . dq - k . dk, but for the part of k . dk that comes from later chunks
 };
 
-// A state of f32 as bf16 rows; with `other` also rowsum(state . other) times `decays`.
 template <int kDim>
-__device__ void load_state(const float* from, GradientMemory<kDim>& memory,
-                           const float* other = nullptr, const float* decays = nullptr) {
-  constexpr int kLanes = kDim / 4;  // of a row, 16 bytes each
-  const auto column = static_cast<int>(threadIdx.x % kLanes) * 4;
-#pragma unroll 4
-  for (auto row = static_cast<int>(threadIdx.x / kLanes); row < kDim; row += kThreads / kLanes) {
-    const float4 x = *reinterpret_cast<const float4*>(from + row * kDim + column);
-    store_pair(&memory.state[row][column], {x.x, x.y});
-    store_pair(&memory.state[row][column + 2], {x.z, x.w});
-    if (other == nullptr) continue;
-    const float4 y = *reinterpret_cast<const float4*>(other + row * kDim + column);
-    float sum = x.x * y.x + x.y * y.y + x.z * y.z + x.w * y.w;
-#pragma unroll
-    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-      sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-    }
-    if (column == 0) memory.dots[row] = sum * decays[row];
-  }
-}
-
-// d_g_t = rowsum(S . dS) + sum over i >= t of (q . dq - k . dk), where what later chunks add to
-// k . dk is counted before t instead: then no large numbers cancel.
-template <int kDim>
-__device__ void write_gates(const GradientTensors& tensors, const Segment& segment, int head,
-                            GradientMemory<kDim>& memory) {
-  const Tensors& forward = tensors.forward;
-  const auto channel = static_cast<int>(threadIdx.x);
-  if (channel >= kDim) return;
-  float sum = 0;
-#pragma unroll 8
-  for (int i = kChunk - 1; i >= 0; --i) {
-    sum += memory.to_end[i][channel];
-    memory.to_end[i][channel] = sum;
-  }
-  float before = memory.dots[channel];
-#pragma unroll 8
-  for (int i = 0; i < segment.tokens; ++i) {
-    const int64_t at = ((segment.first_token + i) * forward.kv_heads + head) * kDim + channel;
-    const float gate = forward.bf16_gates
-                           ? cuda::to_float(static_cast<const bf16_t*>(forward.g)[at])
-                           : static_cast<const float*>(forward.g)[at];
-    tensors.d_g[at] = gate < kMinLogDecay ? 0.0f : before + memory.to_end[i][channel];
-    before += memory.growth[i][channel];
-  }
-}
-
-template <int kDim>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kGradientThreads, 1)
     chunk_kernel(const __grid_constant__ Batch batch,
                  const __grid_constant__ GradientTensors tensors, const GradientScratch scratch) {
   extern __shared__ __align__(16) unsigned char shared[];
@@ -336,11 +297,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (scratch.steep[slot] != 0) return;
   const Segment segment = segment_of(batch, static_cast<int>(blockIdx.x));
   ChunkGradients<kDim> gradients(memory, tensors, segment, head);
-  const int64_t stride = int64_t{kDim} * forward.kv_heads;
-  copy_rows<kChunk, kDim>(
-      memory.values[0], GradientMemory<kDim>::kRow,
-      static_cast<const bf16_t*>(forward.v) + segment.first_token * stride + head * kDim, stride,
-      segment.tokens);
+  gradients.copy_values();
   gradients.copy_head(0);
   const float* before = scratch.states + slot * kDim * kDim;
   {
@@ -381,7 +338,7 @@ void launch(const GradientTensors& tensors, const Batch& batch, const GradientSc
   constexpr int kBytes = sizeof(GradientMemory<kDim>);
   const dim3 grid(batch.segments, tensors.forward.kv_heads);
   cuda::allow_shared_memory(chunk_kernel<kDim>, kBytes);
-  chunk_kernel<kDim><<<grid, kThreads, kBytes, stream>>>(batch, tensors, scratch);
+  chunk_kernel<kDim><<<grid, kGradientThreads, kBytes, stream>>>(batch, tensors, scratch);
   cuda::check_launch("gated_linear_attention_backward: gradients of chunks");
 }
 

@@ -70,37 +70,17 @@ class Launches {
     const gated::GradientScratch scratch{arena.allocate<float>(rows * tensors_.forward.value_dim),
                                          arena.allocate<float>(rows * tensors_.forward.value_dim),
                                          arena.allocate<float>(rows), arena.allocate<int>(slots)};
-    chunked_ ? launch_chunked(scratch) : launch_exact(scratch);
+    const cudaStream_t stream = cuda::stream_of(context_);
+    const auto collect = chunked_ ? gated::collect_chunks : gated::collect_exactly;
+    collect(tensors_, batch_, scratch, stream);
+    gated::fold(tensors_, batch_, ends_, scratch, stream);
+    if (chunked_) gated::differentiate(tensors_, batch_, scratch, stream);
+    gated::differentiate_exactly(tensors_, batch_, scratch, chunked_, stream);
     batch_.sequences = 0;
     batch_.segments = 0;
   }
 
  private:
-  void launch_exact(const gated::GradientScratch& scratch) {
-    const cudaStream_t stream = cuda::stream_of(context_);
-    gated::collect_exactly(tensors_, batch_, scratch, stream);
-    gated::fold_states(tensors_, batch_, ends_, scratch, stream);
-    gated::fold_gradients(tensors_, batch_, ends_, scratch, stream);
-    gated::differentiate_exactly(tensors_, batch_, scratch, false, stream);
-  }
-
-  void launch_chunked(const gated::GradientScratch& scratch) {
-    const gated::Tensors& forward = tensors_.forward;
-    const int64_t floats = int64_t{forward.kv_heads} * forward.key_dim * forward.value_dim;
-    float* copies = context_.arena().allocate<float>(floats * batch_.sequences);
-    for (int i = 0; i < batch_.sequences; ++i) {
-      batch_.sequence[i].state = copies + i * floats;
-      context_.stream().copy_on_device(batch_.sequence[i].state, ends_.state[i],
-                                       floats * static_cast<int64_t>(sizeof(float)));
-    }
-    const cudaStream_t stream = cuda::stream_of(context_);
-    gated::collect_states(forward, batch_, {scratch.states, scratch.decays}, stream);
-    gated::collect_gradients(tensors_, batch_, scratch, stream);
-    gated::fold_gradients(tensors_, batch_, ends_, scratch, stream);
-    gated::differentiate(tensors_, batch_, scratch, stream);
-    gated::differentiate_exactly(tensors_, batch_, scratch, true, stream);
-  }
-
   // Of a sequence without tokens.
   void copy_end(const GatedLinearAttentionBackwardSequence& sequence) {
     if (!sequence.d_state.defined()) return;

@@ -10,13 +10,9 @@ constexpr int kFoldThreads = 128;
 // One thread for an element of the state of a sequence. Forward: x before segment i + 1 is
 // decay_i x + added_i; backward: x after segment i - 1 is.
 template <bool kBackward>
-__global__ void __launch_bounds__(kFoldThreads)
-    fold_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Ends ends,
-                float* added, const float* decays, int key_dim, int value_dim) {
+__device__ void fold_element(const Sequence& sequence, int element, int key_dim, int value_dim,
+                             const float* from, float* added, const float* decays, float* to) {
   constexpr int kAhead = 16;  // segments whose loads are under way at once
-  const Sequence& sequence = batch.sequence[blockIdx.z];
-  const auto element = static_cast<int>(blockIdx.x * kFoldThreads + threadIdx.x);
-  if (element >= key_dim * value_dim) return;
   const auto segments =
       static_cast<int>((sequence.tokens + sequence.segment_tokens - 1) / sequence.segment_tokens);
   const int64_t of_state = int64_t{key_dim} * value_dim;
@@ -25,7 +21,6 @@ __global__ void __launch_bounds__(kFoldThreads)
     const int segment = sequence.first_segment + (kBackward ? segments - 1 - i : i);
     return int64_t{segment} * gridDim.y + blockIdx.y;
   };
-  const float* from = (kBackward ? ends.d_final_state : ends.state)[blockIdx.z];
   float x = from == nullptr ? 0.0f : from[end];
   for (int first = 0; first < segments; first += kAhead) {
     float more[kAhead];
@@ -43,30 +38,37 @@ __global__ void __launch_bounds__(kFoldThreads)
       x = fmaf(x, decay[i], more[i]);
     }
   }
-  if (kBackward && ends.d_state[blockIdx.z] != nullptr) ends.d_state[blockIdx.z][end] = x;
+  if (to != nullptr) to[end] = x;
 }
 
-template <bool kBackward>
-void fold(const Tensors& tensors, const Batch& batch, const Ends& ends, float* added,
-          const float* decays, cudaStream_t stream) {
-  const int64_t elements = int64_t{tensors.key_dim} * tensors.value_dim;
-  const dim3 grid(static_cast<unsigned>(cuda::ceil_divide(elements, kFoldThreads)),
-                  tensors.kv_heads, batch.sequences);
-  fold_kernel<kBackward><<<grid, kFoldThreads, 0, stream>>>(batch, ends, added, decays,
-                                                            tensors.key_dim, tensors.value_dim);
-  cuda::check_launch("gated_linear_attention_backward: folding states");
+// Blocks of both directions: those of gradients follow those of states.
+__global__ void __launch_bounds__(kFoldThreads)
+    fold_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Ends ends,
+                const GradientScratch scratch, int key_dim, int value_dim) {
+  const auto element = static_cast<int>(blockIdx.x * kFoldThreads + threadIdx.x);
+  if (element >= key_dim * value_dim) return;
+  const auto i = static_cast<int>(blockIdx.z) % batch.sequences;
+  const Sequence& sequence = batch.sequence[i];
+  if (static_cast<int>(blockIdx.z) < batch.sequences) {
+    fold_element<false>(sequence, element, key_dim, value_dim, ends.state[i], scratch.states,
+                        scratch.decays, nullptr);
+  } else {
+    fold_element<true>(sequence, element, key_dim, value_dim, ends.d_final_state[i],
+                       scratch.gradients, scratch.decays, ends.d_state[i]);
+  }
 }
 
 }  // namespace
 
-void fold_states(const GradientTensors& tensors, const Batch& batch, const Ends& ends,
-                 const GradientScratch& scratch, cudaStream_t stream) {
-  fold<false>(tensors.forward, batch, ends, scratch.states, scratch.decays, stream);
-}
-
-void fold_gradients(const GradientTensors& tensors, const Batch& batch, const Ends& ends,
-                    const GradientScratch& scratch, cudaStream_t stream) {
-  fold<true>(tensors.forward, batch, ends, scratch.gradients, scratch.decays, stream);
+void fold(const GradientTensors& tensors, const Batch& batch, const Ends& ends,
+          const GradientScratch& scratch, cudaStream_t stream) {
+  const Tensors& forward = tensors.forward;
+  const int64_t elements = int64_t{forward.key_dim} * forward.value_dim;
+  const dim3 grid(static_cast<unsigned>(cuda::ceil_divide(elements, kFoldThreads)),
+                  forward.kv_heads, 2 * batch.sequences);
+  fold_kernel<<<grid, kFoldThreads, 0, stream>>>(batch, ends, scratch, forward.key_dim,
+                                                 forward.value_dim);
+  cuda::check_launch("gated_linear_attention_backward: folding states");
 }
 
 }  // namespace spb::ops::gated

@@ -57,12 +57,12 @@ __device__ void copy_rows(T* to, int to_stride, const T* from, int64_t stride, i
 
 // Work on gates: a thread has a pair of channels in the 16 tokens of one sub-chunk. Where that
 // leaves threads, several share such a task, and each takes a range of its tokens.
-template <int kDim, int kChunk>
+template <int kDim, int kChunk, int kTaskThreads = kThreads>
 struct GateTask {
   static constexpr int kPairs = kDim / 2;
   static constexpr int kTasks = kChunk / kSubChunk * kPairs;
-  static constexpr int kShares = kThreads / kTasks;
-  static_assert(kTasks * kShares == kThreads && kSubChunk % kShares == 0);
+  static constexpr int kShares = kTaskThreads / kTasks;
+  static_assert(kTasks * kShares == kTaskThreads && kSubChunk % kShares == 0);
 
   int pair = static_cast<int>(threadIdx.x % kPairs);
   int sub_chunk = static_cast<int>(threadIdx.x % kTasks / kPairs);
