@@ -115,10 +115,9 @@ void check_weights_fit(const ModelConfig& config, const ModelWeights& weights,
 
 int64_t step_bytes(const ModelConfig& config, int64_t rows) {
   constexpr int64_t kActivation = 2;  // bf16
-  constexpr int64_t kFloat = 4;       // the residual stream
   const int64_t heads = 2 * (config.query_size() + config.kv_size());
-  const int64_t values = 2 * config.hidden_size + std::max(heads, 2 * config.intermediate_size);
-  return rows * (kFloat * config.hidden_size + kActivation * values);
+  const int64_t values = 3 * config.hidden_size + std::max(heads, 2 * config.intermediate_size);
+  return rows * kActivation * values;
 }
 
 void check_state_fits(const ModelConfig& config, const StateOptions& options, int64_t context,

@@ -12,7 +12,7 @@
 namespace spb::model {
 
 void ForwardPass::start(Batch& batch, int64_t count) {
-  batch.residual = float_rows(count, config_.hidden_size);
+  batch.residual = rows(count, config_.hidden_size);
   batch.delta = rows(count, config_.hidden_size);
   fill_zero(context_, batch.residual);
 }

@@ -26,7 +26,7 @@ struct Segment {
 struct Batch {
   std::vector<Segment> segments;
   std::vector<int64_t> positions;  // of every row
-  TensorView residual;             // [N, hidden] f32: the stream that layers add to
+  TensorView residual;             // [N, hidden]: the stream that layers add to
   TensorView delta;                // [N, hidden]: the last layer's contribution, not yet added
   bool sinks = false;              // the rows are the model's sink tokens
 

@@ -45,5 +45,30 @@ TEST_P(RmsNormCuda, AddsToWhatIsThere) {
   EXPECT_LE(test::relative_error(test::take(context(), y_device), y), test::tolerance(GetParam()));
 }
 
+// As the stream that layers of a model add to, when activations are bf16.
+TEST_P(RmsNormCuda, KeepsTheResidualInItsDtype) {
+  Rng rng(13);
+  for (const int64_t columns : {60, 512, 3584}) {
+    const Shape shape{5, columns};
+    const Tensor x = test::random_tensor(rng, shape);
+    Tensor h = test::random_tensor(rng, shape);
+    const Tensor weight = test::random_tensor(rng, Shape{columns});
+    Tensor expected(DType::kF32, shape);
+    const Tensor x_device = test::put(context(), x, GetParam());
+    Tensor h_device = test::put(context(), h, DType::kBF16);
+    const Tensor weight_device = test::put(context(), weight);
+    Tensor y = test::poisoned(context(), shape, GetParam());
+    rms_norm(context(), {x_device, h_device, weight_device, y, 1e-5f});
+    rms_norm_reference({x, h, weight, expected, 1e-5f});
+    constexpr double kRounding = 1.0 / 256;  // of bf16, relative
+    const Tensor sums = test::take(context(), h_device);
+    EXPECT_LE(test::relative_error(sums, h), kRounding) << columns;
+    // The norm is that of the rounded sums.
+    rms_norm_reference({sums, {}, weight, expected, 1e-5f});
+    EXPECT_LE(test::relative_error(test::take(context(), y), expected), test::tolerance(GetParam()))
+        << columns;
+  }
+}
+
 }  // namespace
 }  // namespace spb::ops

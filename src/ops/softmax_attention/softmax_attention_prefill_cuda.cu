@@ -256,10 +256,17 @@ bool long_enough(ConstTensorView keys, int64_t tile_keys) {
   return !keys.defined() || keys.shape()[1] >= tile_keys;
 }
 
+// The copy engine counts rows in 32 bits.
+bool rows_counted(ConstTensorView keys) {
+  return !keys.defined() || keys.shape()[0] * keys.shape()[1] < int64_t{1} << 31;
+}
+
 // On Hopper, with enough queries to fill its larger tiles.
 bool use_warpgroups(Context& context, const SoftmaxAttentionArgs& args) {
   return context.stream().is_hopper() && args.q.shape()[0] >= kQueries &&
-         long_enough(args.keys, kWarpgroupTileKeys);
+         args.q.shape().elements() < int64_t{1} << 31 &&
+         long_enough(args.keys, kWarpgroupTileKeys) && rows_counted(args.keys) &&
+         rows_counted(args.sink_keys);
 }
 
 PrefillProblem prefill_problem(const SoftmaxAttentionArgs& args) {

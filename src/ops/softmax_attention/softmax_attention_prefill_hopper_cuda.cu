@@ -1,105 +1,22 @@
-// Prefill on Hopper: two warpgroups multiply, 64 queries each, while a third one copies keys and
-// values to shared memory, tile by tile of 128 keys.
+// Prefill on Hopper: two warpgroups multiply, 64 queries each, while a third one has keys and
+// values copied to shared memory (softmax_attention_prefill_hopper.cuh), tile by tile of 128 keys.
 //
 // A group works on the softmax of a tile while its products with the values of the tile before go
-// on, and while the other group multiplies: they take turns. Masking and the running softmax are
-// those of softmax_attention_prefill_cuda.cu.
-#include "core/cuda/reduce.cuh"
-#include "core/cuda/wgmma.cuh"
-#include "ops/softmax_attention/softmax_attention_keys.cuh"
+// on, and while the other group multiplies: they take turns. As many blocks as there are
+// multiprocessors work off all queries, so that the tiles of the next ones come while the last
+// ones are finished.
+#include <algorithm>
+
+#include "ops/softmax_attention/softmax_attention_prefill_hopper.cuh"
 
 namespace spb::ops {
 namespace {
 
-constexpr int kGroupThreads = 128;
-constexpr int kConsumers = 2;
-constexpr int kThreads = kGroupThreads * (kConsumers + 1);
-constexpr int kGroupQueries = 64;
-constexpr int kQueries = kGroupQueries * kConsumers;
-constexpr int kTileKeys = kWarpgroupTileKeys;
-constexpr int kStages = 3;
+using namespace prefill;
+
 constexpr int kProducerRegisters = 40;
 constexpr int kConsumerRegisters = 232;
-
-using KeyTiles = Tiles<kTileKeys>;
-
-// Columns in parts of 64, each a tile of wgmma.cuh.
-template <int kDim>
-struct Shared {
-  static constexpr int kParts = kDim / 64;
-  unsigned char q[kConsumers][kParts][kGroupQueries * 128];
-  unsigned char tiles[2][kStages][kParts][kTileKeys * 128];  // keys, values
-  cuda::Barrier full[2][kStages];
-  cuda::Barrier empty[2][kStages];
-};
-
-// Copies kRows rows of kDim elements into tiles, 16 bytes at a time: a thread keeps its piece and
-// takes every kStep-th row. `valid_rows` of them exist; row_at(row) is where one begins.
-template <int kDim, int kRows, typename RowAt>
-__device__ void copy_rows(unsigned char (*parts)[kRows * 128], int thread, int valid_rows,
-                          RowAt row_at) {
-  constexpr int kPieces = kDim / 8;
-  constexpr int kStep = kGroupThreads / kPieces;
-  const int piece = thread % kPieces;
-  unsigned char* part = parts[piece / 8];
-#pragma unroll 4
-  for (int i = 0; i < kRows / kStep; ++i) {
-    const int row = thread / kPieces + i * kStep;
-    const bool valid = row < valid_rows;
-    cuda::copy_async<16>(part + cuda::swizzled(row, piece % 8), row_at(valid ? row : 0) + piece * 8,
-                         valid);
-  }
-}
-
-template <int kDim>
-__device__ void copy_tile(Shared<kDim>& shared, int side, int stage, const Tile& tile, int kv_head,
-                          int thread) {
-  const int64_t capacity = tile.rows->capacity;
-  const int64_t start = tile.first % capacity;
-  // Rows from here on lie at the ring's beginning.
-  const int wrap = static_cast<int>(min(capacity - start, int64_t{kTileKeys}));
-  const int valid_rows = static_cast<int>(min(tile.end - tile.first, int64_t{kTileKeys}));
-  const std::byte* rows = side == 0 ? tile.rows->keys : tile.rows->values;
-  const auto* first =
-      reinterpret_cast<const __nv_bfloat16*>(rows) + (kv_head * capacity + start) * kDim;
-  const auto* wrapped = first - capacity * kDim;
-  copy_rows<kDim, kTileKeys>(shared.tiles[side][stage], thread, valid_rows,
-                             [&](int row) { return (row < wrap ? first : wrapped) + row * kDim; });
-  cuda::commit_copies();
-}
-
-// The copying warpgroup: keys and values of a tile in turns. One is handed over when the copies of
-// the next are under way, or when there is no room for these yet.
-template <int kDim>
-__device__ void produce(Shared<kDim>& shared, const PrefillProblem& p, const KeyTiles& tiles,
-                        int kv_head, int thread) {
-  cuda::Barrier* waiting = nullptr;  // for the copies asked for last
-  const auto hand_over = [&] {
-    cuda::publish_writes();
-    cuda::arrive(waiting);
-  };
-  for (int64_t i = 0; i < 2 * tiles.count; ++i) {
-    const int64_t t = i / 2;
-    const int side = static_cast<int>(i % 2);
-    const int stage = static_cast<int>(t % kStages);
-    cuda::Barrier* empty = &shared.empty[side][stage];
-    const int parity = static_cast<int>(t / kStages - 1) & 1;
-    if (t >= kStages && !cuda::has_ended(empty, parity)) {
-      cuda::wait_for_copies<0>();
-      hand_over();
-      waiting = nullptr;
-      cuda::wait_for(empty, parity);
-    }
-    copy_tile(shared, side, stage, tiles.at(p.visible, t), kv_head, thread);
-    if (waiting != nullptr) {
-      cuda::wait_for_copies<1>();
-      hand_over();
-    }
-    waiting = &shared.full[side][stage];
-  }
-  cuda::wait_for_copies<0>();
-  hand_over();
-}
+constexpr float kRise = 8;  // of scores in powers of 2, before a new maximum is taken
 
 // What a thread knows of its two queries: rows quad and quad + 8 of its warp's 16.
 template <int kDim>
@@ -125,20 +42,41 @@ __device__ void start_scores(const Shared<kDim>& shared, int group, int stage, S
   cuda::commit_products();
 }
 
-__device__ void mask(const PrefillProblem& p, const Tile& tile, const int64_t (&queries)[2],
-                     int lane, Scores& scores) {
+// The keys of a tile that a query sees.
+struct Range {
+  int begin;
+  int end;
+};
+
+// Of the first of a warp's queries; the next one sees one further. `seen` positions lie before the
+// end of what it sees.
+__device__ Range visible_range(const VisibleKeys& visible, int sink_tiles, int t, int seen) {
+  if (t < sink_tiles) return {-kTileKeys, static_cast<int>(visible.sinks.capacity) - t * kTileKeys};
+  const int end = seen - (t - sink_tiles) * kTileKeys;
+  const int64_t begin = end - visible.window;
+  return {static_cast<int>(max(begin, -int64_t{kTileKeys})), end};
+}
+
+// Scores of keys that a query does not see become -infinity.
+__device__ void mask(Range range, bool sinks, int lane, Scores& scores) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int64_t begin = tile.sinks ? 0 : p.visible.begin(queries[half]);
-    const int64_t end = tile.sinks ? tile.end : p.visible.end(queries[half]);
-    // Within the tile, so that comparisons are of small numbers.
-    const int low = static_cast<int>(max(begin - tile.first, int64_t{0}));
-    const int high = static_cast<int>(min(max(end - tile.first, int64_t{0}), int64_t{kTileKeys}));
+    const int further = sinks ? 0 : half * 8 + lane / 4;
 #pragma unroll
     for (int i = 0; i < kTileKeys / 4; ++i) {
-      const int key = i / 2 * 8 + lane % 4 * 2 + i % 2;
-      if (key < low || key >= high) scores[i / 2][half * 2 + i % 2] = -INFINITY;
+      const int key = i / 2 * 8 + lane % 4 * 2 + i % 2 - further;
+      if (key < range.begin || key >= range.end) scores[i / 2][half * 2 + i % 2] = -INFINITY;
     }
+  }
+}
+
+// Most tiles are seen whole.
+__device__ void mask_edges(const VisibleKeys& visible, int sink_tiles, int t, int seen, int lane,
+                           Scores& scores) {
+  constexpr int kQueriesOfWarp = 16;
+  const Range range = visible_range(visible, sink_tiles, t, seen);
+  if (range.begin + kQueriesOfWarp > 0 || range.end < kTileKeys) {
+    mask(range, t < sink_tiles, lane, scores);
   }
 }
 
@@ -156,9 +94,12 @@ __device__ float2 weigh(const PrefillProblem& p, Scores& scores, Sums<kDim>& sum
     }
     largest = fmaxf(largest, __shfl_xor_sync(cuda::kFullWarp, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(cuda::kFullWarp, largest, 2));
+    const float before = sums.largest[half];
+    // Weights of up to 2^kRise are as exact as those up to 1, and sums rarely need scaling.
+    if ((largest - before) * p.scale_log2 <= kRise) largest = before;
     // Nothing seen yet: any finite number keeps the differences from being NaN.
     const float base = largest == -INFINITY ? 0.0f : largest * p.scale_log2;
-    factors[half] = cuda::fast_exp2(sums.largest[half] * p.scale_log2 - base);
+    factors[half] = largest == before ? 1.0f : cuda::fast_exp2(before * p.scale_log2 - base);
     sums.largest[half] = largest;
     float weight = 0;
 #pragma unroll
@@ -207,6 +148,7 @@ __device__ void start_values(const Shared<kDim>& shared, int stage, const Weight
 
 template <int kDim>
 __device__ void scale(float2 factors, Sums<kDim>& sums) {
+  if (__all_sync(cuda::kFullWarp, factors.x == 1.0f && factors.y == 1.0f)) return;
 #pragma unroll
   for (int i = 0; i < kDim / 4; ++i) {
     sums.values[i / 2][i % 2] *= factors.x;
@@ -215,20 +157,29 @@ __device__ void scale(float2 factors, Sums<kDim>& sums) {
 }
 
 template <int kDim>
-__device__ void write(const PrefillProblem& p, const Sums<kDim>& sums, const int64_t (&queries)[2],
-                      int head, int lane) {
+__device__ void write(const PrefillProblem& p, const Sums<kDim>& sums, int first, int head,
+                      int lane) {
+  const int pair = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float weight = sums.weight[half];
     weight += __shfl_xor_sync(cuda::kFullWarp, weight, 1);
     weight += __shfl_xor_sync(cuda::kFullWarp, weight, 2);
-    if (queries[half] >= p.tokens) continue;
-    auto* to = reinterpret_cast<uint32_t*>(p.o + (queries[half] * p.heads + head) * kDim);
+    const int64_t query = first + half * 8;
+    __nv_bfloat16* o = p.o + (query * p.heads + head) * kDim;
     const float factor = 1.0f / weight;
 #pragma unroll
-    for (int n = 0; n < kDim / 8; ++n) {
-      const float* pair = &sums.values[n][half * 2];
-      to[n * 4 + lane % 4] = cuda::pack_bf16(pair[0] * factor, pair[1] * factor);
+    for (int four = 0; four < kDim / 32; ++four) {
+      uint32_t words[4];
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        const float* two = &sums.values[four * 4 + n][half * 2];
+        words[n] = cuda::pack_bf16(two[0] * factor, two[1] * factor);
+      }
+      cuda::gather_outputs(words, pair);
+      if (query >= p.tokens) continue;
+      *reinterpret_cast<uint4*>(o + (four * 4 + pair) * 8) =
+          make_uint4(words[0], words[1], words[2], words[3]);
     }
   }
 }
@@ -240,93 +191,93 @@ __device__ void wait_for_turn(int group) {
 }
 __device__ void pass_turn(int group) { group == 0 ? cuda::pass_turn<4>() : cuda::pass_turn<3>(); }
 
-// A multiplying warpgroup with the 64 queries from `first` on.
+// A multiplying warpgroup with its 64 queries of an item. The loop begins where products end that
+// the softmax at its end went beside: within a block of code the compiler would wait for them
+// before the softmax.
 template <int kDim>
-__device__ void consume(Shared<kDim>& shared, const PrefillProblem& p, const KeyTiles& tiles,
-                        int64_t first, int head, int group, int thread) {
-  const int lane = thread % cuda::kWarpSize;
-  const int64_t present = min(max(p.tokens - first, int64_t{0}), int64_t{kGroupQueries});
-  const __nv_bfloat16* q = p.q + ((present > 0 ? first : 0) * p.heads + head) * kDim;
-  copy_rows<kDim, kGroupQueries>(shared.q[group], thread, static_cast<int>(present),
-                                 [&](int row) { return q + int64_t{row} * p.heads * kDim; });
-  cuda::commit_copies();
-  cuda::wait_for_copies<0>();
-  cuda::publish_writes();
-  group == 0 ? cuda::meet_group<1>() : cuda::meet_group<2>();
-  const int64_t row = first + thread / cuda::kWarpSize * 16 + lane / 4;
-  const int64_t queries[2] = {row, row + 8};
-  const int64_t last = min(first + kGroupQueries, p.tokens) - 1;
-  const auto mask_edges = [&](int64_t t, Scores& scores) {
-    const Tile tile = tiles.at(p.visible, t);
-    const bool whole = tile.first + kTileKeys <= tile.end &&
-                       (tile.sinks || (tile.first >= p.visible.begin(last) &&
-                                       tile.first + kTileKeys <= p.visible.end(first)));
-    if (!whole) mask(p, tile, queries, lane, scores);
-  };
-  const auto wait_for_tile = [&](int side, int64_t t) {
-    cuda::wait_for(&shared.full[side][t % kStages], static_cast<int>(t / kStages) & 1);
-  };
-  if (group == 1) pass_turn(group);  // the other one begins
+__device__ void attend(Shared<kDim>& shared, const PrefillProblem& p, const Item& item, int group,
+                       Turn& turn) {
+  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
+  const int row = group * kGroupQueries + static_cast<int>(threadIdx.x) / cuda::kWarpSize % 4 * 16;
+  const int seen = item.seen + row;
   Sums<kDim> sums;
   Scores scores;
   Weights weights;
-  wait_for_tile(0, 0);
+  cuda::wait_for(&shared.full[0][turn.stage], turn.round & 1);
   wait_for_turn(group);
-  start_scores(shared, group, 0, scores);
-  if (group == 0 || tiles.count > 1) pass_turn(group);
+  start_scores(shared, group, turn.stage, scores);
+  pass_turn(group);
   cuda::wait_for_products<0>();
-  cuda::arrive(&shared.empty[0][0]);
-  mask_edges(0, scores);
-  weigh(p, scores, sums);
-  pack(scores, weights);
-  for (int64_t t = 1; t < tiles.count; ++t) {
-    const int stage = static_cast<int>(t % kStages);
-    const int before = static_cast<int>((t - 1) % kStages);
-    wait_for_tile(0, t);
-    wait_for_tile(1, t - 1);
-    wait_for_turn(group);
-    start_scores(shared, group, stage, scores);
-    start_values(shared, before, weights, sums);
-    if (group == 0 || t + 1 < tiles.count) pass_turn(group);
-    cuda::wait_for_products<1>();
-    cuda::arrive(&shared.empty[0][stage]);
-    mask_edges(t, scores);
-    const float2 factors = weigh(p, scores, sums);
+  release(&shared.empty[0][turn.stage]);
+  mask_edges(p.visible, item.sink_tiles, 0, seen, lane, scores);
+  float2 factors = weigh(p, scores, sums);
+  int read = -1;  // the stage of the values that products go on with
+  for (int t = 1; t < item.count; ++t) {
     cuda::wait_for_products<0>();
-    cuda::arrive(&shared.empty[1][before]);
+    if (read >= 0) release(&shared.empty[1][read]);
     scale(factors, sums);
     pack(scores, weights);
+    read = turn.stage;
+    const int parity = turn.round & 1;
+    turn.next();
+    cuda::wait_for(&shared.full[0][turn.stage], turn.round & 1);
+    cuda::wait_for(&shared.full[1][read], parity);
+    wait_for_turn(group);
+    start_scores(shared, group, turn.stage, scores);
+    start_values(shared, read, weights, sums);
+    pass_turn(group);
+    cuda::wait_for_products<1>();
+    release(&shared.empty[0][turn.stage]);
+    mask_edges(p.visible, item.sink_tiles, t, seen, lane, scores);
+    factors = weigh(p, scores, sums);
   }
-  wait_for_tile(1, tiles.count - 1);
-  start_values(shared, static_cast<int>((tiles.count - 1) % kStages), weights, sums);
   cuda::wait_for_products<0>();
-  write(p, sums, queries, head, lane);
+  release(&shared.q_empty);
+  if (read >= 0) release(&shared.empty[1][read]);
+  scale(factors, sums);
+  pack(scores, weights);
+  cuda::wait_for(&shared.full[1][turn.stage], turn.round & 1);
+  start_values(shared, turn.stage, weights, sums);
+  cuda::wait_for_products<0>();
+  release(&shared.empty[1][turn.stage]);
+  turn.next();
+  write(p, sums, item.first + row + lane / 4, item.head, lane);
+}
+
+template <int kDim>
+__device__ void consume(Shared<kDim>& shared, const Problem& problem, int group) {
+  Turn turn;
+  if (group == 1) pass_turn(group);  // the other one begins
+  for (int round = 0; item_index(round) < problem.items; ++round) {
+    const Item item(problem, item_index(round));
+    cuda::wait_for(&shared.q_full, round & 1);
+    attend(shared, problem.p, item, group, turn);
+  }
+  if (group == 0) wait_for_turn(group);  // as often as the other passed its turn on
 }
 
 template <int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
-    prefill_kernel(const __grid_constant__ PrefillProblem p) {
+    prefill_kernel(const __grid_constant__ Problem problem) {
   extern __shared__ __align__(1024) unsigned char storage[];
   auto& shared = *reinterpret_cast<Shared<kDim>*>(storage);
   const int group = static_cast<int>(threadIdx.x) / kGroupThreads;
-  const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
-  const int head = static_cast<int>(blockIdx.x);
-  // The last queries see most without a window: they start first.
-  const int64_t first = int64_t{gridDim.y - 1 - blockIdx.y} * kQueries;
-  const KeyTiles tiles(p.visible, first, min(first + kQueries, p.tokens) - 1);
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2 * kStages; ++i) {
-      cuda::start_barrier(&shared.full[i % 2][i / 2], kGroupThreads);
-      cuda::start_barrier(&shared.empty[i % 2][i / 2], kGroupThreads * kConsumers);
+      cuda::start_barrier(&shared.full[i % 2][i / 2], 1);
+      cuda::start_barrier(&shared.empty[i % 2][i / 2], kConsumerWarps);
     }
+    cuda::start_barrier(&shared.q_full, 1);
+    cuda::start_barrier(&shared.q_empty, kConsumerWarps);
+    cuda::publish_barriers();
   }
   __syncthreads();
   if (group == kConsumers) {
     cuda::give_registers<kProducerRegisters>();
-    produce(shared, p, tiles, head / p.group, thread);
+    produce(shared, problem, static_cast<int>(threadIdx.x) % kGroupThreads);
   } else {
     cuda::take_registers<kConsumerRegisters>();
-    consume(shared, p, tiles, first + group * kGroupQueries, head, group, thread);
+    consume(shared, problem, group);
   }
 }
 
@@ -334,9 +285,18 @@ template <int kDim>
 void launch(Context& context, const PrefillProblem& p) {
   constexpr auto kBytes = static_cast<int>(sizeof(Shared<kDim>));
   cuda::allow_shared_memory(prefill_kernel<kDim>, kBytes);
-  const dim3 blocks(static_cast<unsigned>(p.heads),
-                    static_cast<unsigned>(cuda::ceil_divide(p.tokens, kQueries)));
-  prefill_kernel<kDim><<<blocks, kThreads, kBytes, cuda::stream_of(context)>>>(p);
+  const int64_t columns = int64_t{p.heads} * kDim;
+  const auto ring = [&](const std::byte* rows) {
+    const int64_t count = p.heads / p.group * p.visible.ring.capacity;
+    return rows == nullptr ? CUtensorMap{} : cuda::tensor_map(rows, count, kDim, kDim, kTileKeys);
+  };
+  const Problem problem{cuda::tensor_map(p.q, p.tokens, columns, columns, kGroupQueries),
+                        {ring(p.visible.ring.keys), ring(p.visible.ring.values)},
+                        p,
+                        static_cast<int>(p.heads * cuda::ceil_divide(p.tokens, kQueries))};
+  const int blocks = std::min(problem.items, context.stream().multiprocessors());
+  prefill_kernel<kDim>
+      <<<static_cast<unsigned>(blocks), kThreads, kBytes, cuda::stream_of(context)>>>(problem);
   cuda::check_launch("softmax_attention: prefill");
 }
 
