@@ -2,9 +2,8 @@
 // values copied to shared memory (softmax_attention_prefill_hopper.cuh), tile by tile of 128 keys.
 //
 // A group works on the softmax of a tile while its products with the values of the tile before go
-// on, and while the other group multiplies: they take turns. As many blocks as there are
-// multiprocessors work off all queries, so that the tiles of the next ones come while the last
-// ones are finished.
+// on, and while the other group multiplies. As many blocks as there are multiprocessors work off
+// all queries, so that the tiles of the next ones come while the last ones are finished.
 #include <algorithm>
 
 #include "ops/softmax_attention/softmax_attention_prefill_hopper.cuh"
@@ -184,13 +183,6 @@ __device__ void write(const PrefillProblem& p, const Sums<kDim>& sums, int first
   }
 }
 
-// The groups start their products in turns, so that one's softmax falls into the products of the
-// other: started together they would end together.
-__device__ void wait_for_turn(int group) {
-  group == 0 ? cuda::wait_for_turn<3>() : cuda::wait_for_turn<4>();
-}
-__device__ void pass_turn(int group) { group == 0 ? cuda::pass_turn<4>() : cuda::pass_turn<3>(); }
-
 // A multiplying warpgroup with its 64 queries of an item. The loop begins where products end that
 // the softmax at its end went beside: within a block of code the compiler would wait for them
 // before the softmax.
@@ -204,9 +196,7 @@ __device__ void attend(Shared<kDim>& shared, const PrefillProblem& p, const Item
   Scores scores;
   Weights weights;
   cuda::wait_for(&shared.full[0][turn.stage], turn.round & 1);
-  wait_for_turn(group);
   start_scores(shared, group, turn.stage, scores);
-  pass_turn(group);
   cuda::wait_for_products<0>();
   release(&shared.empty[0][turn.stage]);
   mask_edges(p.visible, item.sink_tiles, 0, seen, lane, scores);
@@ -222,10 +212,8 @@ __device__ void attend(Shared<kDim>& shared, const PrefillProblem& p, const Item
     turn.next();
     cuda::wait_for(&shared.full[0][turn.stage], turn.round & 1);
     cuda::wait_for(&shared.full[1][read], parity);
-    wait_for_turn(group);
     start_scores(shared, group, turn.stage, scores);
     start_values(shared, read, weights, sums);
-    pass_turn(group);
     cuda::wait_for_products<1>();
     release(&shared.empty[0][turn.stage]);
     mask_edges(p.visible, item.sink_tiles, t, seen, lane, scores);
@@ -247,13 +235,11 @@ __device__ void attend(Shared<kDim>& shared, const PrefillProblem& p, const Item
 template <int kDim>
 __device__ void consume(Shared<kDim>& shared, const Problem& problem, int group) {
   Turn turn;
-  if (group == 1) pass_turn(group);  // the other one begins
   for (int round = 0; item_index(round) < problem.items; ++round) {
     const Item item(problem, item_index(round));
     cuda::wait_for(&shared.q_full, round & 1);
     attend(shared, problem.p, item, group, turn);
   }
-  if (group == 0) wait_for_turn(group);  // as often as the other passed its turn on
 }
 
 template <int kDim>
