@@ -284,14 +284,14 @@ void element_wise(Bench& bench, int64_t tokens) {
   const ConstTensorView norm = weight.view().reshaped(Shape{kHidden});
   for (int i = 0; i < kSets; ++i) {
     x.push_back(bench.random(Shape{tokens, kHidden}));
-    residual.push_back(bench.random(Shape{tokens, kHidden}, DType::kF32));
+    residual.push_back(bench.random(Shape{tokens, kHidden}));
     y.emplace_back(DType::kBF16, Shape{tokens, kHidden}, bench.context().device());
     wide.push_back(bench.random(Shape{tokens, kFeedForward}));
     up.push_back(bench.random(Shape{tokens, kFeedForward}));
   }
   const auto count = static_cast<double>(tokens);
   bench.row(fmt::format("rms_norm with residual, {} tokens", tokens),
-            {count * kHidden * (2 + 4 + 4 + 2), 0}, [&](int i) {
+            {count * kHidden * (2 + 2 + 2 + 2), 0}, [&](int i) {
               const auto set = static_cast<size_t>(i);
               rms_norm(bench.context(), {x[set], residual[set], norm, y[set]});
             });
