@@ -35,10 +35,14 @@
 // errors are shares of k . dk where that is larger: where decay is next to complete. A token that
 // is not a number spoils all gradients that depend on it, and others of its chunk.
 //
-// Cost: q and d_o twice, d_q once, k, v and g two or three times, d_k, d_v and d_g once; per token
-// and kv head K V (8 + 8 Hq / Hkv) operations recurrently. Scratch, and its traffic: on a CUDA
-// device two states (of S and of dS) for every 64 tokens and kv head, which is less than the
-// queries of four heads; on the CPU one for every 32 tokens.
+// Cost: q and d_o twice, d_q once, k and v two or three times, g three or four times, d_k, d_v and
+// d_g once. Operations per token, by chunks of 64 on a CUDA device: K V (6 Hq + 6 Hkv) and
+// 5 * 64 Hq (K + V) / 2 more; token by token K V (6 Hq + 12 Hkv). Scratch: on a CUDA device two
+// states (S and dS) for every 64 tokens and kv head, written twice and read twice; on the CPU one
+// for every 32 tokens.
+// Where an octet of tokens decays by more than 2^-28 in any channel, its chunk takes the exact
+// kernel on a CUDA device, which needs about ten times as long; so does everything that is not bf16
+// with K = V = 64 or 128, and a card that has less than 226 KiB of shared memory for K = 128.
 // Source: Yang et al. 2024, "Gated Linear Attention Transformers with Hardware-Efficient Training";
 // dg by differentiating S_t = diag(exp(g_t)) S_{t-1} + k_t^T v_t.
 #pragma once

@@ -26,6 +26,29 @@ inline constexpr int kGradientBlocks = kGradientSubChunks * (kGradientSubChunks 
 // on the diagonal stay below 2^(2 kSteepOctet).
 inline constexpr float kSteepOctet = 28.0f;
 
+// Gates of up to `rows` tokens, 0 for the others; all loads are under way together.
+template <typename Value>
+__device__ void load_rows(const Tensors& tensors, int64_t at, int64_t stride, int rows,
+                          Value (&gates)[kSubChunk]) {
+  const auto load = [&](const auto* from) {
+#pragma unroll
+    for (int i = 0; i < kSubChunk; ++i) {
+      gates[i] = {};
+      if (i >= rows) continue;
+      if constexpr (sizeof(Value) == sizeof(float2)) {
+        gates[i] = load_pair(from + at + i * stride);
+      } else {
+        gates[i] = cuda::to_float(from[at + i * stride]);
+      }
+    }
+  };
+  if (tensors.bf16_gates) {
+    load(static_cast<const bf16_t*>(tensors.g));
+  } else {
+    load(static_cast<const float*>(tensors.g));
+  }
+}
+
 // The log decays of a pair of channels in a sub-chunk; none where there are no tokens.
 template <int kDim, typename Task>
 __device__ void load_sub_chunk(const Tensors& tensors, const Segment& segment, int head,
@@ -33,14 +56,9 @@ __device__ void load_sub_chunk(const Tensors& tensors, const Segment& segment, i
   const int64_t stride = int64_t{kDim} * tensors.kv_heads;
   const int first = task.sub_chunk * kSubChunk;
   const int64_t at = (segment.first_token + first) * stride + head * kDim + 2 * task.pair;
+  load_rows(tensors, at, stride, segment.tokens - first, gates);
 #pragma unroll
-  for (int i = 0; i < kSubChunk; ++i) {
-    gates[i] = {0, 0};
-    if (first + i >= segment.tokens) continue;
-    gates[i] = tensors.bf16_gates
-                   ? load_gates(static_cast<const bf16_t*>(tensors.g) + at + i * stride)
-                   : load_gates(static_cast<const float*>(tensors.g) + at + i * stride);
-  }
+  for (int i = 0; i < kSubChunk; ++i) gates[i] = log2_decays(gates[i]);
 }
 
 // Sums of the gates of sub-chunks, and their first ones.
@@ -82,6 +100,7 @@ struct GradientMemory {
   };
   Rows d_o[2];  // of two heads; at the end keys, decayed to the end of the chunk
   Rows values;
+  Rows raw_keys;
   bf16_t state[kDim][kRow];  // before the chunk; at the end the gradient after it
   Rows decays;               // from the anchor to the token
   bf16_t scores[kGradientChunk][kScoreRow];
@@ -128,17 +147,15 @@ class GradientPreparation {
 
   __device__ GradientPreparation(Memory& memory, const Tensors& tensors, const Segment& segment,
                                  int head)
-      : memory_(memory), tensors_(tensors), segment_(segment), head_(head) {
+      : memory_(memory) {
     load_sub_chunk<kDim>(tensors, segment, head, task_, gates_);
   }
 
   // First: a barrier must follow.
   __device__ void sum_gates() { memory_.gates.publish(task_, gates_); }
 
-  // For the heads, before whom a barrier must follow.
+  // For the heads, once keys have arrived; a barrier must follow.
   __device__ void write_factors() {
-#pragma unroll
-    for (int i = 0; i < kSubChunk; ++i) keys_[i] = key(i);
     const int n = task_.sub_chunk;
     const auto to_anchor = [&](int later) {  // from the end of this sub-chunk
       return memory_.gates.between(n + 1, later, column_) +
@@ -185,34 +202,24 @@ class GradientPreparation {
     for (int i = kSubChunk - 1; i >= 0; --i) {
       if (task_.has(i)) {
         store_pair(&memory_.to_end[first_ + i][column_], exp2_of(sum));
-        store_pair(&memory_.d_o[0][first_ + i][column_],
-                   cuda::unpack_bf16(key(i)) * exp2_of(sum + after));
+        store_pair(&memory_.d_o[0][first_ + i][column_], key(i) * exp2_of(sum + after));
       }
       sum = sum + gates_[i];
     }
   }
 
  private:
-  __device__ uint32_t key(int i) const {
-    if (first_ + i >= segment_.tokens || !task_.has(i)) return 0;
-    const int64_t token = segment_.first_token + first_ + i;
-    return *reinterpret_cast<const uint32_t*>(static_cast<const bf16_t*>(tensors_.k) +
-                                              (token * tensors_.kv_heads + head_) * kDim + column_);
-  }
+  __device__ float2 key(int i) const { return load_pair(&memory_.raw_keys[first_ + i][column_]); }
   __device__ void write_key(int later, int i, float2 log_decay) {
     store_pair(&memory_.keys[Memory::block(later, task_.sub_chunk)][i][column_],
-               cuda::unpack_bf16(keys_[i]) * exp2_of(log_decay));
+               key(i) * exp2_of(log_decay));
   }
 
   Memory& memory_;
-  const Tensors& tensors_;
-  const Segment& segment_;
-  int head_;
   GateTask<kDim, kGradientChunk, kGradientThreads> task_;
   int column_ = 2 * task_.pair;
   int first_ = task_.sub_chunk * kSubChunk;
   float2 gates_[kSubChunk];
-  uint32_t keys_[kSubChunk];
 };
 
 // A state of f32 as bf16 rows; with `other` also rowsum(state . other) times `decays`.
@@ -244,23 +251,41 @@ template <int kDim>
 __device__ void write_gates(const GradientTensors& tensors, const Segment& segment, int head,
                             GradientMemory<kDim>& memory) {
   const Tensors& forward = tensors.forward;
-  const auto channel = static_cast<int>(threadIdx.x);
-  if (channel >= kDim) return;
-  float sum = 0;
-#pragma unroll 8
-  for (int i = kGradientChunk - 1; i >= 0; --i) {
-    sum += memory.to_end[i][channel];
-    memory.to_end[i][channel] = sum;
+  const auto channel = static_cast<int>(threadIdx.x % kDim);
+  const auto sub_chunk = static_cast<int>(threadIdx.x / kDim);
+  const bool works = sub_chunk < kGradientSubChunks;
+  const int first = sub_chunk * kSubChunk;
+  const int64_t stride = int64_t{kDim} * forward.kv_heads;
+  const int64_t at = (segment.first_token + first) * stride + head * kDim + channel;
+  float gates[kSubChunk];
+  float later[kSubChunk];
+  float earlier[kSubChunk];
+  if (works) {
+    load_rows(forward, at, stride, segment.tokens - first, gates);
+    float sum = 0;
+#pragma unroll
+    for (int i = kSubChunk - 1; i >= 0; --i) {
+      sum += memory.to_end[first + i][channel];
+      later[i] = sum;
+    }
+    memory.gates.total[sub_chunk][channel] = sum;
+    sum = 0;
+#pragma unroll
+    for (int i = 0; i < kSubChunk; ++i) {
+      earlier[i] = sum;
+      sum += memory.growth[first + i][channel];
+    }
+    memory.gates.first[sub_chunk][channel] = sum;
   }
-  float before = memory.dots[channel];
-#pragma unroll 8
-  for (int i = 0; i < segment.tokens; ++i) {
-    const int64_t at = ((segment.first_token + i) * forward.kv_heads + head) * kDim + channel;
-    const float gate = forward.bf16_gates
-                           ? cuda::to_float(static_cast<const bf16_t*>(forward.g)[at])
-                           : static_cast<const float*>(forward.g)[at];
-    tensors.d_g[at] = gate < kMinLogDecay ? 0.0f : before + memory.to_end[i][channel];
-    before += memory.growth[i][channel];
+  __syncthreads();
+  if (!works) return;
+  float rest = memory.dots[channel];
+  for (int n = 0; n < sub_chunk; ++n) rest += memory.gates.first[n][channel];
+  for (int n = kGradientSubChunks - 1; n > sub_chunk; --n) rest += memory.gates.total[n][channel];
+#pragma unroll
+  for (int i = 0; i < kSubChunk; ++i) {
+    if (first + i >= segment.tokens) continue;
+    tensors.d_g[at + i * stride] = gates[i] < kMinLogDecay ? 0.0f : rest + later[i] + earlier[i];
   }
 }
 

@@ -38,11 +38,17 @@ class ChunkGradients {
     cuda::commit_copies();
   }
 
-  __device__ void copy_values() const {
-    if (threadIdx.x >= kThreads) return;
-    copy_rows<kChunk, kDim>(memory_.values[0], kRow,
-                            static_cast<const bf16_t*>(tensors_.forward.v) + key_offset(0),
-                            int64_t{kDim} * tensors_.forward.kv_heads, segment_.tokens);
+  __device__ void copy_keys_and_values() const {
+    if (threadIdx.x < kThreads) {
+      const int64_t stride = int64_t{kDim} * tensors_.forward.kv_heads;
+      copy_rows<kChunk, kDim>(memory_.raw_keys[0], kRow,
+                              static_cast<const bf16_t*>(tensors_.forward.k) + key_offset(0),
+                              stride, segment_.tokens);
+      copy_rows<kChunk, kDim>(memory_.values[0], kRow,
+                              static_cast<const bf16_t*>(tensors_.forward.v) + key_offset(0),
+                              stride, segment_.tokens);
+    }
+    cuda::commit_copies();
   }
 
   __device__ void anchor_queries(int h) const {
@@ -260,11 +266,8 @@ class ChunkGradients {
         const float2 far = end * float2{far_[n][2 * half], far_[n][2 * half + 1]};
         const float2 near = load_pair(growth) * float2{near_[n][2 * half], near_[n][2 * half + 1]};
         store_pair(to_end, {dots_[n][2 * half], dots_[n][2 * half + 1]});
-        store_pair(growth, {0, 0});
+        store_pair(growth, load_pair(&memory_.raw_keys[row(half)][channel(n)]) * from_later);
         if (!exists) continue;
-        const float2 k =
-            load_pair(static_cast<const bf16_t*>(tensors_.forward.k) + at + channel(n));
-        store_pair(growth, k * from_later);
         store_pair(static_cast<bf16_t*>(tensors_.d_k) + at + channel(n), from_later + far + near);
       }
     }
@@ -285,6 +288,13 @@ class ChunkGradients {
   Tile dots_ = {};  // q . dq - k . dk, but for the part of k . dk that comes from later chunks
 };
 
+// Computed where needed: addresses kept for later would cost registers.
+__device__ int64_t slot_of_block() { return int64_t{blockIdx.x} * gridDim.y + blockIdx.y; }
+template <int kDim>
+__device__ const float* state_at(const float* states) {
+  return states + slot_of_block() * kDim * kDim;
+}
+
 template <int kDim>
 __global__ void __launch_bounds__(kGradientThreads, 1)
     chunk_kernel(const __grid_constant__ Batch batch,
@@ -293,17 +303,20 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
   auto& memory = *reinterpret_cast<GradientMemory<kDim>*>(shared);
   const Tensors& forward = tensors.forward;
   const auto head = static_cast<int>(blockIdx.y);
-  const int64_t slot = int64_t{blockIdx.x} * forward.kv_heads + head;
-  if (scratch.steep[slot] != 0) return;
+  if (scratch.steep[slot_of_block()] != 0) return;
   const Segment segment = segment_of(batch, static_cast<int>(blockIdx.x));
   ChunkGradients<kDim> gradients(memory, tensors, segment, head);
-  gradients.copy_values();
+  gradients.copy_keys_and_values();
   gradients.copy_head(0);
-  const float* before = scratch.states + slot * kDim * kDim;
+  constexpr int kLine = 32;  // floats
+  if (threadIdx.x < kDim * kDim / kLine) {
+    cuda::prefetch(state_at<kDim>(scratch.gradients) + threadIdx.x * kLine);
+  }
   {
     GradientPreparation<kDim> preparation(memory, forward, segment, head);
     preparation.sum_gates();
-    load_state<kDim>(before, memory);
+    load_state<kDim>(state_at<kDim>(scratch.states), memory);
+    cuda::wait_for_copies<1>();
     __syncthreads();
     preparation.write_factors();
   }
@@ -323,8 +336,8 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
   {
     GradientPreparation<kDim> preparation(memory, forward, segment, head);
     preparation.write_ends();
-    load_state<kDim>(scratch.gradients + slot * kDim * kDim, memory, before,
-                     scratch.decays + slot * kDim);
+    load_state<kDim>(state_at<kDim>(scratch.gradients), memory, state_at<kDim>(scratch.states),
+                     scratch.decays + slot_of_block() * kDim);
   }
   __syncthreads();
   gradients.finish();

@@ -87,12 +87,14 @@ __device__ inline void store_pair(bf16_t* to, float2 x) {
 }
 
 // Log decays to base 2, floored; NaN stays NaN.
-template <typename Gate>
-__device__ float2 load_gates(const Gate* from) {
+__device__ inline float2 log2_decays(float2 g) {
   constexpr float kLog2E = 1.44269504f;
-  const float2 g = load_pair(from);
   return {kLog2E * (g.x < kMinLogDecay ? kMinLogDecay : g.x),
           kLog2E * (g.y < kMinLogDecay ? kMinLogDecay : g.y)};
+}
+template <typename Gate>
+__device__ float2 load_gates(const Gate* from) {
+  return log2_decays(load_pair(from));
 }
 
 // The f32 state, in the registers of all warps: each has 16 rows, and all columns or a part.
