@@ -59,6 +59,25 @@ void launch_clusters(Context& context, const char* name, int64_t blocks, unsigne
   check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
 }
 
+// How many clusters of `cluster` blocks the device holds at once.
+template <typename... Parameters>
+int64_t resident_clusters(Context& context, unsigned cluster, int threads, size_t shared,
+                          void (*kernel)(Parameters...)) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(context.stream().multiprocessors()));
+  config.gridDim.x -= config.gridDim.x % cluster;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {cluster, 1, 1};
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int clusters = 0;
+  check_cuda(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config), "counting clusters");
+  return clusters;
+}
+
 // Waits until the kernels queued earlier have ended and all they wrote can be read.
 __device__ inline void wait_for_earlier() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

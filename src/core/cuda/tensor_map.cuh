@@ -10,11 +10,20 @@
 
 namespace spb::cuda {
 
-// Describes a bf16 matrix to the copy engine, for tiles of 64 columns by `tile_rows` (up to 256).
-// Rows are `stride` elements apart; data and stride are multiples of 16 bytes. What a tile has
+// A matrix as the copy engine sees it. Rows are `stride` bytes apart; data and stride are multiples
+// of 16 bytes.
+struct TileSource {
+  const void* data;
+  int64_t rows;
+  int64_t columns;  // elements
+  int64_t stride;
+  CUtensorMapDataType type;
+  CUtensorMapSwizzle swizzle;
+};
+
+// Describes it for tiles of `tile_columns`, 128 bytes, by `tile_rows` (up to 256). What a tile has
 // beyond the matrix is zeros.
-inline CUtensorMap tensor_map(const void* data, int64_t rows, int64_t columns, int64_t stride,
-                              int tile_rows) {
+inline CUtensorMap describe_tiles(const TileSource& from, int tile_columns, int tile_rows) {
   static const auto kEncode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found{};
@@ -25,18 +34,44 @@ inline CUtensorMap tensor_map(const void* data, int64_t rows, int64_t columns, i
           "cuda: driver: expected one with cuTensorMapEncodeTiled");
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
   }();
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(stride) * sizeof(uint16_t)};
-  const cuuint32_t box[] = {64, static_cast<cuuint32_t>(tile_rows)};
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(from.columns),
+                              static_cast<cuuint64_t>(from.rows)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(from.stride)};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(tile_columns),
+                            static_cast<cuuint32_t>(tile_rows)};
   const cuuint32_t steps[] = {1, 1};
   CUtensorMap map;
   const CUresult result =
-      kEncode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), sizes, strides,
-              box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  check(result == CUDA_SUCCESS, "cuda: tiles of a matrix [{}, {}], stride {}: refused with code {}",
-        rows, columns, stride, static_cast<int>(result));
+      kEncode(&map, from.type, 2, const_cast<void*>(from.data), sizes, strides, box, steps,
+              CU_TENSOR_MAP_INTERLEAVE_NONE, from.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  check(result == CUDA_SUCCESS,
+        "cuda: tiles of a matrix [{}, {}], stride {} bytes: refused with code {}", from.rows,
+        from.columns, from.stride, static_cast<int>(result));
   return map;
+}
+
+// A bf16 matrix in tiles of 64 columns; its stride in elements.
+inline CUtensorMap tensor_map(const void* data, int64_t rows, int64_t columns, int64_t stride,
+                              int tile_rows) {
+  return describe_tiles({data, rows, columns, stride * static_cast<int64_t>(sizeof(uint16_t)),
+                         CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, CU_TENSOR_MAP_SWIZZLE_128B},
+                        64, tile_rows);
+}
+
+// A matrix of bytes in tiles of 128 columns.
+inline CUtensorMap byte_tensor_map(const void* data, int64_t rows, int64_t columns, int64_t stride,
+                                   int tile_rows) {
+  return describe_tiles(
+      {data, rows, columns, stride, CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_SWIZZLE_128B}, 128,
+      tile_rows);
+}
+
+// Rows of 128 bytes whose pieces lie in memory as core/cuda/wgmma.cuh wants them.
+inline CUtensorMap stored_tiles_map(const void* tiles, int64_t rows, int tile_rows) {
+  return describe_tiles(
+      {tiles, rows, 128, 128, CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_SWIZZLE_NONE}, 128,
+      tile_rows);
 }
 
 // The tile whose first element is (row, column) of the matrix.

@@ -115,20 +115,17 @@ __device__ inline bool has_ended(Barrier* barrier, int parity) {
 #endif
 }
 
-// Turns of two warpgroups: a group waits until the other has passed its turn on.
-template <int kBarrier>
-__device__ inline void wait_for_turn() {
-  asm volatile("bar.sync %0, 256;" ::"n"(kBarrier) : "memory");
+// Turns of warpgroups: a group waits at its barrier until another has passed the turn on.
+__device__ inline void wait_for_turn(int barrier) {
+  asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory");
 }
-template <int kBarrier>
-__device__ inline void pass_turn() {
-  asm volatile("bar.arrive %0, 256;" ::"n"(kBarrier) : "memory");
+__device__ inline void pass_turn(int barrier) {
+  asm volatile("bar.arrive %0, 256;" ::"r"(barrier) : "memory");
 }
 
 // Among the 128 threads of one warpgroup; barrier 0 is that of the whole block.
-template <int kBarrier>
-__device__ inline void meet_group() {
-  asm volatile("bar.sync %0, 128;" ::"n"(kBarrier) : "memory");
+__device__ inline void meet_group(int barrier) {
+  asm volatile("bar.sync %0, 128;" ::"r"(barrier) : "memory");
 }
 
 // d [64, 128] = or += a [64, 16] * b [128, 16]^T; both described in shared memory.

@@ -7,20 +7,18 @@
 
 namespace spb::cuda {
 
-// d [64, 192] = or += a [64, 32] * b [192, 32]^T; both described in shared memory.
-__device__ inline void multiply_bytes_64x192(int (&d)[24][4], uint64_t a, uint64_t b,
+// d [64, 128] = or += a [64, 32] * b [128, 32]^T; both described in shared memory.
+__device__ inline void multiply_bytes_64x128(int (&d)[16][4], uint64_t a, uint64_t b,
                                              bool accumulate) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %98, 0; "
-      "wgmma.mma_async.sync.aligned.m64n192k32.s32.s8.s8 {"
+      "{ .reg .pred p; setp.ne.b32 p, %66, 0; "
+      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-      "}, %96, %97, p; }"
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+      "}, %64, %65, p; }"
       : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[0][2]), "+r"(d[0][3]), "+r"(d[1][0]), "+r"(d[1][1]),
         "+r"(d[1][2]), "+r"(d[1][3]), "+r"(d[2][0]), "+r"(d[2][1]), "+r"(d[2][2]), "+r"(d[2][3]),
         "+r"(d[3][0]), "+r"(d[3][1]), "+r"(d[3][2]), "+r"(d[3][3]), "+r"(d[4][0]), "+r"(d[4][1]),
@@ -32,25 +30,24 @@ __device__ inline void multiply_bytes_64x192(int (&d)[24][4], uint64_t a, uint64
         "+r"(d[11][3]), "+r"(d[12][0]), "+r"(d[12][1]), "+r"(d[12][2]), "+r"(d[12][3]),
         "+r"(d[13][0]), "+r"(d[13][1]), "+r"(d[13][2]), "+r"(d[13][3]), "+r"(d[14][0]),
         "+r"(d[14][1]), "+r"(d[14][2]), "+r"(d[14][3]), "+r"(d[15][0]), "+r"(d[15][1]),
-        "+r"(d[15][2]), "+r"(d[15][3]), "+r"(d[16][0]), "+r"(d[16][1]), "+r"(d[16][2]),
-        "+r"(d[16][3]), "+r"(d[17][0]), "+r"(d[17][1]), "+r"(d[17][2]), "+r"(d[17][3]),
-        "+r"(d[18][0]), "+r"(d[18][1]), "+r"(d[18][2]), "+r"(d[18][3]), "+r"(d[19][0]),
-        "+r"(d[19][1]), "+r"(d[19][2]), "+r"(d[19][3]), "+r"(d[20][0]), "+r"(d[20][1]),
-        "+r"(d[20][2]), "+r"(d[20][3]), "+r"(d[21][0]), "+r"(d[21][1]), "+r"(d[21][2]),
-        "+r"(d[21][3]), "+r"(d[22][0]), "+r"(d[22][1]), "+r"(d[22][2]), "+r"(d[22][3]),
-        "+r"(d[23][0]), "+r"(d[23][1]), "+r"(d[23][2]), "+r"(d[23][3])
+        "+r"(d[15][2]), "+r"(d[15][3])
       : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));
 #else
   __trap();
 #endif
 }
 
+// Makes integers floats where they are; read them by __int_as_float.
+__device__ inline void become_float(int& sum) {
+  asm volatile("{ .reg .f32 value; cvt.rn.f32.s32 value, %0; mov.b32 %0, value; }" : "+r"(sum));
+}
+
 // Keeps reads of the sums behind the end of the products: the compiler does not know that these
 // write registers later than they are asked for.
-__device__ inline void settle(int (&d)[24][4]) {
+__device__ inline void settle(int (&d)[16][4]) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #pragma unroll
-  for (int i = 0; i < 24; ++i) {
+  for (int i = 0; i < 16; ++i) {
     asm volatile("" : "+r"(d[i][0]), "+r"(d[i][1]), "+r"(d[i][2]), "+r"(d[i][3]) : : "memory");
   }
 #endif

@@ -151,10 +151,10 @@ __device__ void fetch_rows(Shared<kDim>& shared, const KeyRows& source, const Tu
       cuda::wait_for(&shared.empty[side][turn.stage], (turn.round - 1) & 1);
     }
     __syncwarp();
-    cuda::meet_group<1>();
+    cuda::meet_group(1);
     copy_rows<kDim>(shared.tiles[side][turn.stage], side == 0 ? source.keys : source.values, rows,
                     thread);
-    cuda::meet_group<1>();
+    cuda::meet_group(1);
     if (thread == 0) cuda::arrive(&shared.full[side][turn.stage]);
   }
 }

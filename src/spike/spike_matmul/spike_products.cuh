@@ -16,7 +16,11 @@ namespace spb::spike {
 
 inline constexpr int kTileOutputs = static_cast<int>(kDeviceTileRows);
 inline constexpr int kWeightBytes = static_cast<int>(kDeviceTileBytes);
-inline constexpr int kTileTokens = 192;
+// Blocks that share weights, and the tokens of each; together those of a tile of counts.
+inline constexpr int kClusterBlocks = 2;
+inline constexpr int kBlockTokens = 128;
+inline constexpr int kBlockCountBytes = kBlockTokens * static_cast<int>(kScaleGroup);
+inline constexpr int kTileTokens = kClusterBlocks * kBlockTokens;
 inline constexpr int kCountBytes = kTileTokens * static_cast<int>(kScaleGroup);
 inline constexpr int kPieces = static_cast<int>(kScaleGroup) / 16;  // of 16 bytes, in a row
 
@@ -110,15 +114,16 @@ DeviceTargets device_targets(std::span<const SpikeMatmulTarget> from, PiecesOf p
   return targets;
 }
 
-// Counts in tiles of 192 tokens and one group, swizzled like those of weights, tokens and channels
-// that do not exist 0.
+// Counts for products in tiles of kTileTokens tokens and one group. Cores are read where they lie,
+// digits are tiles swizzled like those of weights.
 struct CountTiles {
-  signed char* core;     // [tiles, groups]
-  signed char* digits;   // low and high ones of the tiles that have them
-  int32_t* digit_index;  // [tiles, groups]: as DeviceTiles has it
-  int32_t* digits_used;  // tiles that wanted digits
-  int digits_capacity;   // tiles that get them; bursts of others make their tokens far
-  int32_t* far_tokens;   // tokens to be computed in 64 bits
+  const signed char* core;  // [tokens, channels]
+  int64_t core_stride;      // like the address a multiple of 16 bytes
+  signed char* digits;      // low and high ones of the tiles that have them
+  int32_t* digit_index;     // [tiles, groups]: as DeviceTiles has it
+  int32_t* digits_used;     // tiles that wanted digits
+  int digits_capacity;      // tiles that get them; bursts of others make their tokens far
+  int32_t* far_tokens;      // tokens to be computed in 64 bits
   int32_t* far_count;
   int32_t* far_flags;  // [tokens]
   int tiles;
@@ -127,6 +132,9 @@ struct CountTiles {
 
 // Tiles of one side that take part in a group's sum, from an entry of an index.
 __device__ inline int digit_tiles(int32_t entry) { return entry < 0 ? 1 : 2 + (entry & 1); }
+
+// Which tile of digits, low (1) or high (2), an entry of an index means.
+__device__ inline int digit_tile(int32_t entry, int which) { return entry / 2 + which - 1; }
 
 // How often 256 is in the product of two tiles: core 0, low digits 1, high digits 2.
 __device__ inline int product_level(int weights, int counts) {
@@ -156,7 +164,7 @@ __device__ inline float small_sum(int sum) {
   return __fsub_rn(__int_as_float(0x4b400000 + sum), 12582912.0f);
 }
 
-// Tiles the counts and finds those beyond int8; in the context's arena.
+// Finds the counts beyond int8 and makes their digits; in the context's arena.
 CountTiles tile_counts(Context& context, const DeviceCounts& counts);
 
 // Every target by the tokens of `tiles`, those that are far excepted.

@@ -1,6 +1,6 @@
 // Products of tiles by single warps: for devices from sm_80 on without warpgroups.
 //
-// A block multiplies 128 rows of weights by 64 tokens, a third of a tile of counts; a warp 32 rows
+// A block multiplies 192 rows of weights by 64 tokens, a part of a tile of counts; a warp 32 rows
 // by 32 of the tokens. Tiles of the next product are copied while the present one is multiplied.
 #include "core/cuda/wgmma.cuh"
 #include "spike/spike_matmul/spike_products.cuh"
@@ -8,10 +8,10 @@
 namespace spb::spike {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kBlockTokens = 64;
-constexpr int kParts = kTileTokens / kBlockTokens;
-constexpr int kPartBytes = kBlockTokens * static_cast<int>(kScaleGroup);
+constexpr int kThreads = 384;
+constexpr int kPartTokens = 64;
+constexpr int kParts = kTileTokens / kPartTokens;
+constexpr int kPartBytes = kPartTokens * static_cast<int>(kScaleGroup);
 constexpr int kWarpRows = 32;
 constexpr int kWarpTokens = 32;
 constexpr int kRowWarps = kTileOutputs / kWarpRows;
@@ -26,6 +26,7 @@ struct Problem {
   CountTiles tiles;
   const float* thresholds;
   int64_t tokens;
+  int channels;  // rounded up to a multiple of 16
 };
 
 // One tile of each side, and where its sum stands.
@@ -101,17 +102,27 @@ class Steps {
   Step step_{};
 };
 
-__device__ const signed char* tile_of(const signed char* core, const signed char* digits,
-                                      int32_t entry, int64_t index, int which, int bytes) {
-  return which == 0 ? core + index * bytes : digits + (int64_t{entry / 2} + which - 1) * bytes;
+__device__ void copy_weights(Stage& stage, const signed char* tile) {
+  for (int i = static_cast<int>(threadIdx.x); i < kWeightBytes / 16; i += kThreads) {
+    cuda::copy_async<16>(stage.weights + i * 16, tile + i * 16, true);
+  }
 }
 
-__device__ void copy_stage(Stage& stage, const signed char* weights, const signed char* counts) {
-  for (int i = static_cast<int>(threadIdx.x); i < kWeightBytes / 16; i += kThreads) {
-    cuda::copy_async<16>(stage.weights + i * 16, weights + i * 16, true);
-  }
+// The cores of a group from `token` on.
+__device__ void copy_core(Stage& stage, const Problem& p, int64_t token, int group) {
   for (int i = static_cast<int>(threadIdx.x); i < kPartBytes / 16; i += kThreads) {
-    cuda::copy_async<16>(stage.counts + i * 16, counts + i * 16, true);
+    const int64_t row = token + i / kPieces;
+    const int channel = group * kFlagGroup + i % kPieces * 16;
+    const bool valid = row < p.tokens && channel < p.channels;
+    const signed char* from = p.tiles.core;
+    if (valid) from += row * p.tiles.core_stride + channel;
+    cuda::copy_async<16>(stage.counts + cuda::swizzled(i / kPieces, i % kPieces), from, valid);
+  }
+}
+
+__device__ void copy_digits(Stage& stage, const signed char* part) {
+  for (int i = static_cast<int>(threadIdx.x); i < kPartBytes / 16; i += kThreads) {
+    cuda::copy_async<16>(stage.counts + i * 16, part + i * 16, true);
   }
 }
 
@@ -183,15 +194,24 @@ __global__ void __launch_bounds__(kThreads) warp_tiles_kernel(const __grid_const
   const int32_t* weight_index =
       w.digit_index == nullptr ? nullptr : w.digit_index + weight_tile * w.groups;
   const int32_t* count_index = p.tiles.digit_index + count_tile * w.groups;
+  const int64_t first_token = count_tile * kTileTokens + part * kPartTokens;
   const auto copy = [&](const Steps& steps, int stage) {
     if (steps.more()) {
       const Step& step = steps.now();
-      copy_stage(stages[stage],
-                 tile_of(w.codes, w.digits, steps.weight_entry(),
-                         weight_tile * w.groups + step.group, step.weights, kWeightBytes),
-                 tile_of(p.tiles.core, p.tiles.digits, steps.count_entry(),
-                         count_tile * w.groups + step.group, step.counts, kCountBytes) +
-                     part * kPartBytes);
+      const int64_t cell = weight_tile * w.groups + step.group;
+      copy_weights(
+          stages[stage],
+          step.weights == 0
+              ? w.codes + cell * kWeightBytes
+              : w.digits + int64_t{digit_tile(steps.weight_entry(), step.weights)} * kWeightBytes);
+      if (step.counts == 0) {
+        copy_core(stages[stage], p, first_token, step.group);
+      } else {
+        copy_digits(stages[stage],
+                    p.tiles.digits +
+                        int64_t{digit_tile(steps.count_entry(), step.counts)} * kCountBytes +
+                        part * kPartBytes);
+      }
     }
     cuda::commit_copies();
   };
@@ -219,8 +239,7 @@ __global__ void __launch_bounds__(kThreads) warp_tiles_kernel(const __grid_const
     steps.next();
     __syncthreads();
   }
-  store(p, target, weight_tile * kTileOutputs + row,
-        count_tile * kTileTokens + part * kBlockTokens + token, lane, sums);
+  store(p, target, weight_tile * kTileOutputs + row, first_token + token, lane, sums);
 }
 
 }  // namespace
@@ -230,7 +249,8 @@ void multiply_warp_tiles(Context& context, const DeviceCounts& counts, const Cou
   const Problem p{
       device_targets(targets,
                      [](const DeviceWeight& w) { return cuda::ceil_divide(w.rows, kTileOutputs); }),
-      tiles, counts.thresholds, counts.rows};
+      tiles, counts.thresholds, counts.rows,
+      static_cast<int>(cuda::ceil_divide(counts.channels, 16) * 16)};
   constexpr auto kBytes = static_cast<int>(2 * sizeof(Stage));
   cuda::allow_shared_memory(warp_tiles_kernel, kBytes);
   const dim3 blocks(static_cast<unsigned>(p.targets.first_piece[p.targets.count]),

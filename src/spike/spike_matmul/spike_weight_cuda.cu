@@ -11,9 +11,7 @@ namespace {
 
 constexpr int64_t kPiece = 16;  // bytes that keep together
 
-int64_t tiles_of(int64_t rows) {
-  return (rows + 2 * kDeviceTileRows - 1) / (2 * kDeviceTileRows) * 2;
-}
+int64_t tiles_of(int64_t rows) { return (rows + kDeviceTileRows - 1) / kDeviceTileRows; }
 
 // Byte of a tile that holds the code of a row and a column of the group.
 int64_t place_in_tile(int64_t row, int64_t column) {
@@ -97,16 +95,11 @@ void pack_digits(const SpikeWeightSource& source, const std::vector<int32_t>& fa
   const auto tile_of = [&](const CodeExcess& e) {
     return static_cast<size_t>(e.row / kDeviceTileRows * groups + e.column / kScaleGroup);
   };
-  // First how many digits each tile has, then where they begin. A pair of tiles has as many in
-  // both: the blocks that multiply them share their steps.
+  // First how many digits each tile has, then where they begin.
   std::vector<int32_t> index(static_cast<size_t>(tiles_of(impl.rows) * groups), -1);
   for (const CodeExcess& e : near) {
     const int32_t high = e.excess == low_digit(e.excess) ? 0 : 1;
-    for (const int64_t side : {0, 1}) {
-      const int64_t tile = e.row / kDeviceTileRows / 2 * 2 + side;
-      int32_t& digits = index[static_cast<size_t>(tile * groups + e.column / kScaleGroup)];
-      digits = std::max(digits, high);
-    }
+    index[tile_of(e)] = std::max(index[tile_of(e)], high);
   }
   int32_t tiles = 0;
   for (int32_t& entry : index) {

@@ -18,11 +18,11 @@ struct CellExcess {
   int16_t excess;
 };
 
-// A weight on a CUDA device. A tile is 128 rows times one group of 128 columns: 128 bytes a row,
-// whose eight pieces of 16 are exchanged as cuda::swizzled says. Rows are padded to pairs of tiles.
+// A weight on a CUDA device. A tile is 192 rows times one group of 128 columns: 128 bytes a row,
+// whose eight pieces of 16 are exchanged as cuda::swizzled says. Rows are padded to whole tiles.
 struct DeviceTiles {
   Buffer codes;         // [tiles, groups] tiles of core codes
-  Buffer scales;        // [tiles, groups, 128] f32, 0 for rows that do not exist
+  Buffer scales;        // [tiles, groups, 192] f32, 0 for rows that do not exist
   Buffer channels;      // [columns, rows padded to 512] i8: core codes by channel; or empty
   Buffer excess;        // the lists of Impl; empty without excess
   Buffer excess_begin;  // [blocks * groups + 1] i64
@@ -36,7 +36,7 @@ struct DeviceTiles {
   int64_t far_row_count = 0;
 };
 
-inline constexpr int64_t kDeviceTileRows = 128;
+inline constexpr int64_t kDeviceTileRows = 192;
 inline constexpr int64_t kDeviceTileBytes = kDeviceTileRows * kScaleGroup;
 inline constexpr int64_t kDeviceChannelRows = 512;
 // Largest |code| in digits: with counts up to 2^14 + 127 the sum of a group keeps within 2^31.
