@@ -26,15 +26,6 @@ __device__ inline void copy_bulk(void* to, const void* from, int bytes, Barrier*
       "l"(from), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
-// The same to the same places of every block in `blocks` (a bit each), each with its own barrier.
-__device__ inline void copy_bulk_to(uint16_t blocks, void* to, const void* from, int bytes,
-                                    Barrier* barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-      "[%1], %2, [%3], %4;" ::"r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "h"(blocks)
-      : "memory");
-}
 // At the barrier of another block of the cluster. Orders no writes: for barriers that say that
 // something was read.
 __device__ inline void arrive_at(Barrier* barrier, int block) {
@@ -63,7 +54,6 @@ __device__ inline void store_matrices_transposed(void* row, const uint32_t (&fro
 #else
 __device__ inline void expect_bytes(Barrier*, int) { __trap(); }
 __device__ inline void copy_bulk(void*, const void*, int, Barrier*) { __trap(); }
-__device__ inline void copy_bulk_to(uint16_t, void*, const void*, int, Barrier*) { __trap(); }
 __device__ inline void arrive_at(Barrier*, int) { __trap(); }
 __device__ inline void publish_barriers() { __trap(); }
 __device__ inline void meet_cluster() { __trap(); }

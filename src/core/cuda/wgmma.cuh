@@ -97,24 +97,6 @@ __device__ inline void wait_for(Barrier* barrier, int parity) {
 #endif
 }
 
-// Whether it has.
-__device__ inline bool has_ended(Barrier* barrier, int parity) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  uint32_t done = 0;
-  asm volatile(
-      "{ .reg .pred done;\n"
-      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, done; }"
-      : "=r"(done)
-      : "r"(shared_address(barrier)), "r"(parity)
-      : "memory");
-  return done != 0;
-#else
-  __trap();
-  return false;
-#endif
-}
-
 // Turns of warpgroups: a group waits at its barrier until another has passed the turn on.
 __device__ inline void wait_for_turn(int barrier) {
   asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory");
