@@ -15,8 +15,9 @@ __device__ void fold_element(const Sequence& sequence, int element, int key_dim,
   constexpr int kAhead = 16;  // segments whose loads are under way at once
   const auto segments =
       static_cast<int>((sequence.tokens + sequence.segment_tokens - 1) / sequence.segment_tokens);
-  const int64_t of_state = int64_t{key_dim} * value_dim;
-  const int64_t end = blockIdx.y * of_state + element;
+  const int of_state = key_dim * value_dim;
+  const int64_t end = int64_t{blockIdx.y} * of_state + element;
+  const int row = element / value_dim;
   const auto slot = [&](int i) {
     const int segment = sequence.first_segment + (kBackward ? segments - 1 - i : i);
     return int64_t{segment} * gridDim.y + blockIdx.y;
@@ -29,7 +30,7 @@ __device__ void fold_element(const Sequence& sequence, int element, int key_dim,
     for (int i = 0; i < kAhead; ++i) {
       if (first + i >= segments) continue;
       more[i] = added[slot(first + i) * of_state + element];
-      decay[i] = decays[slot(first + i) * key_dim + element / value_dim];
+      decay[i] = decays[slot(first + i) * key_dim + row];
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
