@@ -334,10 +334,12 @@ void run(std::FILE* table) {
                                   {"k", kKvHeads * kDim, kHidden},
                                   {"up", kFeedForward, kHidden},
                                   {"down", kHidden, kFeedForward}};
-  for (const int64_t tokens : {1, 8, 8192}) {
+  for (const int64_t tokens : {1, 8, 16, 32, 8192}) {
     for (const Matrix& matrix : kMatrices) products(bench, tokens, DType::kBF16, matrix);
   }
-  for (const DType dtype : {DType::kQ8_0, DType::kQ4_0}) products(bench, 1, dtype, kMatrices[2]);
+  for (const DType dtype : {DType::kQ8_0, DType::kQ4_0}) {
+    for (const int64_t tokens : {1, 8}) products(bench, tokens, dtype, kMatrices[2]);
+  }
   products(bench, 8192, DType::kQ4_0, kMatrices[2]);
   gated_products(bench, 8192);
   linear_attention(bench, 8192);

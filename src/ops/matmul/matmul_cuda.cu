@@ -174,41 +174,46 @@ void multiply_many_rows(Context& context, ConstTensorView x, const MatmulTarget&
   context.stream().blas().multiply(context.stream().handle(), product);
 }
 
+// Targets of one format and one dtype of y, at most kMaxTargets.
+void multiply_alike(Context& context, const MatmulArgs& args) {
+  if (streams_to_tensor_cores(context, args)) return matmul_tensor_cores(context, args);
+  const bool few = args.x.shape().rows() <= kMaxFewRows;
+  if (few && streams(context, args)) return matmul_streamed(context, args);
+  const MatmulTarget& first = args.targets[0];
+  cuda::with_activation(args.x.dtype(), [&](auto type) {
+    using T = decltype(type);
+    if (!few) {
+      for (const MatmulTarget& target : args.targets) {
+        multiply_many_rows<T>(context, args.x, target);
+      }
+      return;
+    }
+    cuda::with_row_format(first.weight->dtype(), [&]<DType kDtype>() {
+      if (first.y.dtype() == args.x.dtype()) {
+        multiply_few_rows<kDtype, T, T>(context, args.x, args.targets);
+      } else {
+        multiply_few_rows<kDtype, T, float>(context, args.x, args.targets);
+      }
+    });
+  });
+}
+
 }  // namespace
 
 void matmul_cuda(Context& context, const MatmulArgs& args) {
   const auto alike = [](const MatmulTarget& a, const MatmulTarget& b) {
     return a.weight->dtype() == b.weight->dtype() && a.y.dtype() == b.y.dtype();
   };
-  cuda::with_activation(args.x.dtype(), [&](auto type) {
-    using T = decltype(type);
-    for (size_t begin = 0; begin < args.targets.size();) {
-      const MatmulTarget& first = args.targets[begin];
-      if (args.x.shape().rows() > kMaxFewRows) {
-        multiply_many_rows<T>(context, args.x, first);
-        ++begin;
-        continue;
-      }
-      size_t end = begin + 1;
-      while (end < args.targets.size() && end - begin < kMaxTargets &&
-             alike(first, args.targets[end])) {
-        ++end;
-      }
-      const auto targets = args.targets.subspan(begin, end - begin);
-      begin = end;
-      if (streams(context, {args.x, targets})) {
-        matmul_streamed(context, {args.x, targets});
-        continue;
-      }
-      cuda::with_row_format(first.weight->dtype(), [&]<DType kDtype>() {
-        if (first.y.dtype() == args.x.dtype()) {
-          multiply_few_rows<kDtype, T, T>(context, args.x, targets);
-        } else {
-          multiply_few_rows<kDtype, T, float>(context, args.x, targets);
-        }
-      });
+  for (size_t begin = 0; begin < args.targets.size();) {
+    const MatmulTarget& first = args.targets[begin];
+    size_t end = begin + 1;
+    while (end < args.targets.size() && end - begin < kMaxTargets &&
+           alike(first, args.targets[end])) {
+      ++end;
     }
-  });
+    multiply_alike(context, {args.x, args.targets.subspan(begin, end - begin)});
+    begin = end;
+  }
 }
 
 }  // namespace spb::ops

@@ -12,8 +12,9 @@ namespace spb::ops {
 std::unique_ptr<MatmulWeight::Impl> prepare_matmul_weight_cuda(Context& context,
                                                                ConstTensorView weight);
 
-// Few rows: products of every weight as it is stored, in f32. More rows: weights that are not of
-// the dtype of x are expanded to it first, then cuBLASLt.
+// Few rows: products of every weight as it is stored, with sums in f32; a row has the same bits
+// beside up to 7 others, on Hopper with x and the weight in bf16 beside up to 15. More rows:
+// weights that are not of the dtype of x are expanded to it first, then cuBLASLt.
 void matmul_cuda(Context& context, const MatmulArgs& args);
 
 }  // namespace spb::ops

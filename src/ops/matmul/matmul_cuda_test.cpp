@@ -20,26 +20,54 @@ Tensor random_weight(Rng& rng, DType dtype, int64_t rows, int64_t columns) {
   return weight;
 }
 
+// Up to how many rows of x are multiplied in one order of sums.
+int64_t few_rows(Context& context, DType weight, DType x) {
+  const bool both_bf16 = weight == DType::kBF16 && x == DType::kBF16;
+  return context.stream().is_hopper() && both_bf16 ? 16 : 8;
+}
+
+// The last step of columns is cut where the format allows, and the last band of outputs.
 TEST_P(MatmulCuda, AgreesWithTheReference) {
   Rng rng(51);
-  const Tensor weight = random_weight(rng, GetParam(), 70, 416);
-  const Tensor bias = test::random_tensor(rng, Shape{70});
-  const MatmulWeight prepared = prepare_matmul_weight(context(), weight);
-  const Tensor bias_device = test::put(context(), bias);
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const int64_t rows : {1, 2, 3, 7, 8, 9, 65}) {
-      const Tensor x = test::random_tensor(rng, Shape{rows, 416});
-      Tensor expected(DType::kF32, Shape{rows, 70});
-      matmul_reference(x, weight, bias, expected);
-      const Tensor x_device = test::put(context(), x, dtype);
-      Tensor y = test::poisoned(context(), expected.shape(), dtype);
-      const MatmulTarget target{&prepared, bias_device, y};
-      matmul(context(), {x_device, {&target, 1}});
-      // Formats that the device does not keep, and floats wider than x, are rounded to bf16.
-      const bool exact = dtype == DType::kF32 && GetParam() != DType::kQ5_0;
-      EXPECT_LE(test::relative_error(test::take(context(), y), expected), exact ? 2e-6 : 5e-3)
-          << rows << " " << name(dtype);
+  for (const int64_t columns : {is_float(GetParam()) ? 424 : 416, 64, 2816}) {
+    const Tensor weight = random_weight(rng, GetParam(), 70, columns);
+    const Tensor bias = test::random_tensor(rng, Shape{70});
+    const MatmulWeight prepared = prepare_matmul_weight(context(), weight);
+    const Tensor bias_device = test::put(context(), bias);
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const int64_t rows : {1, 2, 3, 7, 8, 9, 15, 16, 17, 65}) {
+        const Tensor x = test::random_tensor(rng, Shape{rows, columns});
+        Tensor expected(DType::kF32, Shape{rows, 70});
+        matmul_reference(x, weight, bias, expected);
+        const Tensor x_device = test::put(context(), x, dtype);
+        Tensor y = test::poisoned(context(), expected.shape(), dtype);
+        const MatmulTarget target{&prepared, bias_device, y};
+        matmul(context(), {x_device, {&target, 1}});
+        // Formats that the device does not keep, and floats wider than x, are rounded to bf16.
+        const bool exact = dtype == DType::kF32 && GetParam() != DType::kQ5_0;
+        EXPECT_LE(test::relative_error(test::take(context(), y), expected), exact ? 2e-6 : 5e-3)
+            << rows << " x " << columns << " " << name(dtype);
+      }
     }
+  }
+}
+
+// x in bf16 and few rows: weights are multiplied as they are.
+TEST_P(MatmulCuda, FewRowsRoundNoWeights) {
+  if (GetParam() == DType::kQ5_0) GTEST_SKIP() << "rounded when it is prepared";
+  Rng rng(53);
+  constexpr int64_t kColumns = 3584;
+  const Tensor weight = random_weight(rng, GetParam(), 99, kColumns);
+  const MatmulWeight prepared = prepare_matmul_weight(context(), weight);
+  for (const int64_t rows : {int64_t{1}, few_rows(context(), GetParam(), DType::kBF16)}) {
+    const Tensor x = test::random_tensor(rng, Shape{rows, kColumns});
+    Tensor expected(DType::kF32, Shape{rows, 99});
+    matmul_reference(x, weight, {}, expected);
+    const Tensor x_device = test::put(context(), x, DType::kBF16);
+    Tensor y = test::poisoned(context(), expected.shape());
+    const MatmulTarget target{&prepared, {}, y};
+    matmul(context(), {x_device, {&target, 1}});
+    EXPECT_LE(test::relative_error(test::take(context(), y), expected), 1e-5) << rows;
   }
 }
 
@@ -47,32 +75,36 @@ TEST_P(MatmulCuda, AgreesWithTheReference) {
 TEST_P(MatmulCuda, RowsOfFewAreTheSameAloneAndTogether) {
   Rng rng(52);
   constexpr int64_t kColumns = 2816;
-  const int64_t rows[] = {133, 9};
+  constexpr int64_t kOutputs[] = {2133, 9};
   std::vector<MatmulWeight> weights;
-  for (const int64_t n : rows) {
+  for (const int64_t n : kOutputs) {
     weights.push_back(
         prepare_matmul_weight(context(), random_weight(rng, GetParam(), n, kColumns)));
   }
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    const Tensor x = test::put(context(), test::random_tensor(rng, Shape{8, kColumns}), dtype);
-    std::vector<Tensor> together, alone;
-    std::vector<MatmulTarget> targets;
+    const int64_t most = few_rows(context(), GetParam(), dtype);
+    const Tensor x = test::put(context(), test::random_tensor(rng, Shape{most, kColumns}), dtype);
+    std::vector<Tensor> alone;
     for (size_t t = 0; t < 2; ++t) {
-      together.push_back(test::poisoned(context(), Shape{8, rows[t]}));
-      alone.push_back(test::poisoned(context(), Shape{8, rows[t]}));
-    }
-    for (size_t t = 0; t < 2; ++t) targets.push_back({&weights[t], {}, together[t]});
-    matmul(context(), {x, targets});
-    for (int64_t i = 0; i < 8; ++i) {
-      for (size_t t = 0; t < 2; ++t) {
+      alone.push_back(test::poisoned(context(), Shape{most, kOutputs[t]}));
+      for (int64_t i = 0; i < most; ++i) {
         const MatmulTarget one{&weights[t], {}, alone[t].view().rows(i, 1)};
         matmul(context(), {x.view().rows(i, 1), {&one, 1}});
       }
     }
-    for (size_t t = 0; t < 2; ++t) {
-      EXPECT_TRUE(test::same_bits(test::take(context(), alone[t]).view(),
-                                  test::take(context(), together[t]).view()))
-          << name(dtype) << " weight " << t;
+    for (const int64_t rows : {2, 7, 8, 9, 15, 16}) {
+      if (rows > most) break;
+      std::vector<Tensor> together;
+      for (const int64_t n : kOutputs)
+        together.push_back(test::poisoned(context(), Shape{rows, n}));
+      const MatmulTarget targets[] = {{&weights[0], {}, together[0]},
+                                      {&weights[1], {}, together[1]}};
+      matmul(context(), {x.view().rows(most - rows, rows), targets});
+      for (size_t t = 0; t < 2; ++t) {
+        const Tensor expected = test::take(context(), alone[t].view().rows(most - rows, rows));
+        EXPECT_TRUE(test::same_bits(expected.view(), test::take(context(), together[t]).view()))
+            << rows << " " << name(dtype) << " weight " << t;
+      }
     }
   }
 }

@@ -1,6 +1,6 @@
 // What the kernels for few rows of x share: several weights in one launch, and the order of sums. A
 // lane adds its units, 32 apart, one after the other; then the lanes are added. So a row of x gives
-// the same bits whichever kernel multiplies it, beside however many others.
+// the same bits whichever of them multiplies it, beside however many others.
 #pragma once
 
 #include "core/cuda/pack.cuh"
@@ -85,5 +85,10 @@ Targets<Y> targets_of(std::span<const MatmulTarget> from, int64_t first_row, int
 // kernels before. Targets of one format and one dtype of y, at most kMaxTargets.
 bool streams(Context& context, const MatmulArgs& args);
 void matmul_streamed(Context& context, const MatmulArgs& args);
+
+// The same with tensor cores, for x and weights in bf16, and up to twice kMaxFewRows rows of x.
+// They add in another order than the kernels above, one for all numbers of rows.
+bool streams_to_tensor_cores(Context& context, const MatmulArgs& args);
+void matmul_tensor_cores(Context& context, const MatmulArgs& args);
 
 }  // namespace spb::ops

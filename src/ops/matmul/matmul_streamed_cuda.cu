@@ -1,6 +1,8 @@
 // Few rows of x on Hopper: the copy engine keeps a ring of pieces of the weight in flight for every
 // warp. The first pieces are asked for before the kernels queued earlier have ended, so that memory
-// is never idle between two products.
+// is never idle between two products. For all but bf16 times bf16, which tensor cores take.
+#include <type_traits>
+
 #include "core/cuda/bulk_copy.cuh"
 #include "ops/matmul/matmul_few_rows.cuh"
 
@@ -210,7 +212,8 @@ bool streams(Context& context, const MatmulArgs& args) {
   // The copy engine moves multiples of 16 bytes: of blocks the scales of a row.
   const MatmulWeight& weight = *args.targets[0].weight;
   const bool whole = weight.columns() * scales_per_block(weight.dtype()) % (kBlock * 8) == 0;
-  return context.stream().is_hopper() && whole &&
+  const bool both_bf16 = args.x.dtype() == DType::kBF16 && weight.dtype() == DType::kBF16;
+  return context.stream().is_hopper() && whole && !both_bf16 &&
          cuda::packs_fit(args.x, static_cast<int>(16 / block_bytes(args.x.dtype())));
 }
 
@@ -218,7 +221,10 @@ void matmul_streamed(Context& context, const MatmulArgs& args) {
   cuda::with_activation(args.x.dtype(), [&](auto type) {
     using T = decltype(type);
     const auto run = [&]<DType kDtype>() {
-      if (args.targets[0].y.dtype() == args.x.dtype()) {
+      constexpr bool kBothBf16 = kDtype == DType::kBF16 && !std::is_same_v<T, float>;
+      if constexpr (kBothBf16) {
+        fail(ErrorKind::kUsage, "matmul: expected formats that are streamed");
+      } else if (args.targets[0].y.dtype() == args.x.dtype()) {
         launch_rows<kDtype, T, T>(context, args);
       } else {
         launch_rows<kDtype, T, float>(context, args);
