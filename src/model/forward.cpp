@@ -34,7 +34,10 @@ class TextPass {
       const Arena::Scope layer_scope(context_.arena());
       pass_.finish_layer(layer, pass_.mix(layer, batch), batch);
     }
-    finish(slices, pass_.mix(last, batch), batch, logits);
+    if (pass_.can_leave_out(last)) batch.asking = asking(slices);
+    const TensorView mixed = pass_.mix(last, batch);
+    batch.asking = asking(slices);
+    finish(mixed, batch, logits);
   }
 
  private:
@@ -47,6 +50,7 @@ class TextPass {
       ids.insert(ids.end(), slice.tokens.begin(), slice.tokens.end());
       for (int64_t i = 0; i < count; ++i) batch.positions.push_back(slice.state->position() + i);
     }
+    batch.asking = batch.segments;
     pass_.start(batch, static_cast<int64_t>(ids.size()));
     const bool on_device = memory_.ids != nullptr;
     const std::span<const int32_t> used(on_device ? memory_.ids : ids.data(), ids.size());
@@ -54,13 +58,24 @@ class TextPass {
     return batch;
   }
 
+  // The rows whose logits are wanted.
+  static std::vector<Segment> asking(std::span<const SequenceSlice> slices) {
+    std::vector<Segment> segments;
+    int64_t end = 0;
+    for (const SequenceSlice& slice : slices) {
+      end += static_cast<int64_t>(slice.tokens.size());
+      const int64_t count = wanted_rows(slice);
+      if (count > 0) segments.push_back({slice.state, end - count, count});
+    }
+    return segments;
+  }
+
   // The rest of the last layer and the head, only for the rows whose logits are wanted.
-  void finish(std::span<const SequenceSlice> slices, TensorView mixed, Batch& batch,
-              TensorView logits) {
-    const int64_t wanted = logits_rows(slices);
+  void finish(TensorView mixed, Batch& batch, TensorView logits) {
+    const int64_t wanted = batch.asking_rows();
     if (wanted == 0) return;
-    const TensorView kept = keep_wanted(slices, mixed, wanted);
-    batch.residual = keep_wanted(slices, batch.residual, wanted);
+    const TensorView kept = mixed.shape()[0] == wanted ? mixed : pass_.keep_asking(batch, mixed);
+    batch.residual = pass_.keep_asking(batch, batch.residual);
     batch.delta = pass_.rows(wanted, model_.config().hidden_size);
     pass_.finish_layer(model_.config().num_layers() - 1, kept, batch);
     if (memory_.logits.defined()) return multiply_head(batch, memory_.logits);
@@ -75,20 +90,6 @@ class TextPass {
     const TensorView normed = pass_.add_and_norm(batch, model_.norm_weight());
     const ops::MatmulTarget target{&model_.head(), {}, logits};
     ops::matmul(context_, {normed, {&target, 1}});
-  }
-
-  TensorView keep_wanted(std::span<const SequenceSlice> slices, TensorView all, int64_t wanted) {
-    if (wanted == all.shape()[0]) return all;
-    const TensorView kept = context_.arena().tensor(all.dtype(), Shape{wanted, all.shape().last()});
-    int64_t source = 0;
-    int64_t target = 0;
-    for (const SequenceSlice& slice : slices) {
-      source += static_cast<int64_t>(slice.tokens.size());
-      const int64_t count = wanted_rows(slice);
-      copy_tensor(context_, all.rows(source - count, count), kept.rows(target, count));
-      target += count;
-    }
-    return kept;
   }
 
   Context& context_;

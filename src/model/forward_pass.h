@@ -25,12 +25,19 @@ struct Segment {
 // The rows of all sequences, one after another.
 struct Batch {
   std::vector<Segment> segments;
+  std::vector<Segment> asking;     // rows whose outputs are wanted: all but in the last layer
   std::vector<int64_t> positions;  // of every row
   TensorView residual;             // [N, hidden]: the stream that layers add to
   TensorView delta;                // [N, hidden]: the last layer's contribution, not yet added
   bool sinks = false;              // the rows are the model's sink tokens
 
   int64_t rows() const { return delta.shape()[0]; }
+  int64_t asking_rows() const {
+    int64_t count = 0;
+    for (const Segment& segment : asking) count += segment.count;
+    return count;
+  }
+  bool all_ask() const { return asking_rows() == rows(); }
 };
 
 class ForwardPass {
@@ -45,8 +52,15 @@ class ForwardPass {
   // residual = 0, delta = room for `rows` rows.
   void start(Batch& batch, int64_t rows);
 
-  // norm -> token mixers; returns the heads' outputs [N, query_size].
+  // norm -> token mixers; returns the heads' outputs [asking_rows, query_size].
   TensorView mix(int64_t index, Batch& batch);
+
+  // Whether the layer can be mixed for fewer rows than come to its norm: those that nobody asks
+  // for still leave their keys and values.
+  bool can_leave_out(int64_t index) const;
+
+  // The asking rows of a matrix [N, ...].
+  TensorView keep_asking(const Batch& batch, TensorView all);
 
   // The rest of a layer: output projection, norm, feed-forward network.
   void finish_layer(int64_t index, ConstTensorView mixed, Batch& batch);
@@ -71,7 +85,7 @@ class ForwardPass {
 
   // What all mixers of a layer start from.
   struct Heads {
-    TensorView q, k, v;  // [N, query_size], [N, kv_size] twice
+    TensorView q, k, v;  // [asking_rows, query_size], [N, kv_size] twice
     TensorView gate;     // [N, kv_size]; undefined without linear mixers
   };
 
@@ -92,11 +106,14 @@ class ForwardPass {
 
   TensorView copy(TensorView matrix);
 
-  Heads project_heads(int64_t index, ConstTensorView normed);
+  Heads project_heads(int64_t index, TensorView normed, const Batch& batch);
+  void project_asking(int64_t index, TensorView normed, const Heads& heads, const Batch& batch);
   TensorView mix_branches(const Layer& layer, int64_t index, const Heads& heads,
                           const Batch& batch);
   void mix_softmax(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
   void mix_linear(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
+  std::vector<ops::CachedSequence> cached(std::span<const Segment> segments, int64_t index,
+                                          size_t branch, const Batch& batch);
   void attend(const Heads& heads, int64_t index, size_t branch, const Batch& batch);
   void append(const Heads& heads, int64_t index, std::span<const ops::CachedSequence> sequences);
   void rotate(const Heads& heads, const Batch& batch);

@@ -101,6 +101,38 @@ TEST_P(ForwardTest, SequencesInABatchEqualThemselvesAlone) {
   }
 }
 
+// The last layer leaves out rows without logits; what they leave behind is the same.
+TEST_P(ForwardTest, RowsThatNobodyAsksForChangeNoLogits) {
+  Context context(2);
+  const std::unique_ptr<Model> model = test_model(context, test_config(GetParam()));
+  const int64_t vocab = model->config().vocab_size;
+  std::vector<SequenceState> states;
+  std::vector<std::vector<int32_t>> tokens;
+  std::vector<float> expected;
+  for (const int64_t length : {41, 30, 58}) {
+    states.emplace_back(*model, kExact);
+    tokens.push_back(random_tokens(length, vocab, static_cast<uint64_t>(length)));
+    const auto all = logits_by_chunks(context, *model, tokens.back(), {64});
+    // One row of the first, none of the second, all of the last chunk of the third.
+    const int64_t rows = length == 41 ? 1 : length == 30 ? 0 : length - 29;
+    expected.insert(expected.end(), all.end() - rows * vocab, all.end());
+  }
+  std::vector<SequenceSlice> slices;
+  for (size_t i = 0; i < states.size(); ++i) {
+    slices.push_back({std::span(tokens[i]).first(29), &states[i], Logits::kNone});
+  }
+  forward(context, *model, slices, {});
+  constexpr Logits kAsked[] = {Logits::kLast, Logits::kNone, Logits::kAll};
+  for (size_t i = 0; i < states.size(); ++i) {
+    slices[i] = {std::span(tokens[i]).subspan(29), &states[i], kAsked[i]};
+  }
+  Tensor logits(DType::kF32, Shape{logits_rows(slices), vocab});
+  std::fill_n(logits.as<float>(), logits.shape().elements(), NAN);
+  forward(context, *model, slices, logits);
+  expect_close(expected, {logits.as<float>(), logits.as<float>() + logits.shape().elements()},
+               2e-5);
+}
+
 TEST_P(ForwardTest, AClearedStateIsAFreshOne) {
   Context context(1);
   const ModelConfig config = test_config(GetParam());

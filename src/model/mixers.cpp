@@ -16,6 +16,15 @@ TensorView heads_of(TensorView rows, int64_t head_dim) {
   return rows.reshaped(Shape{rows.shape()[0], rows.shape().last() / head_dim, head_dim});
 }
 
+std::vector<int64_t> asking_positions(const Batch& batch) {
+  std::vector<int64_t> positions;
+  for (const Segment& segment : batch.asking) {
+    const auto first = batch.positions.begin() + segment.first;
+    positions.insert(positions.end(), first, first + segment.count);
+  }
+  return positions;
+}
+
 void show_as_sinks(const KeyValueCache& cache, ops::SoftmaxAttentionArgs& args) {
   args.sink_keys = cache.keys;
   args.sink_values = cache.values;
@@ -27,16 +36,49 @@ void show_as_sinks(const KeyValueCache& cache, ops::SoftmaxAttentionArgs& args) 
 
 TensorView ForwardPass::mix(int64_t index, Batch& batch) {
   const Layer& layer = model_.layer(index);
-  const Heads heads = project_heads(index, add_and_norm(batch, layer.attn_norm));
+  const Heads heads = project_heads(index, add_and_norm(batch, layer.attn_norm), batch);
   return mix_branches(layer, index, heads, batch);
 }
 
-ForwardPass::Heads ForwardPass::project_heads(int64_t index, ConstTensorView normed) {
+bool ForwardPass::can_leave_out(int64_t index) const {
+  const Layer& layer = model_.layer(index);
+  return !layer.config.has(Mixer::kLinear) && !layer.config.parallel() &&
+         hooks_.observer == nullptr;
+}
+
+TensorView ForwardPass::keep_asking(const Batch& batch, TensorView all) {
+  if (batch.asking_rows() == all.shape()[0]) return all;
+  const TensorView kept =
+      arena_.tensor(all.dtype(), Shape{batch.asking_rows(), all.shape().last()});
+  int64_t row = 0;
+  for (const Segment& segment : batch.asking) {
+    copy_tensor(context_, all.rows(segment.first, segment.count), kept.rows(row, segment.count));
+    row += segment.count;
+  }
+  return kept;
+}
+
+// Softmax mixers alone: keys and values of all rows, queries of those that ask.
+void ForwardPass::project_asking(int64_t index, TensorView normed, const Heads& heads,
+                                 const Batch& batch) {
+  const Layer& layer = model_.layer(index);
+  const Place place{index, Site::kMixerInput};
+  project(place, normed, {{&layer.k, heads.k}, {&layer.v, heads.v}});
+  if (batch.asking.empty()) return;
+  project(place, keep_asking(batch, normed), {{&layer.q, heads.q}});
+}
+
+ForwardPass::Heads ForwardPass::project_heads(int64_t index, TensorView normed,
+                                              const Batch& batch) {
   const Layer& layer = model_.layer(index);
   const Place place{index, Site::kMixerInput};
   const int64_t count = normed.shape()[0];
-  Heads heads{rows(count, config_.query_size()), rows(count, config_.kv_size()),
+  Heads heads{rows(batch.asking_rows(), config_.query_size()), rows(count, config_.kv_size()),
               rows(count, config_.kv_size()), TensorView()};
+  if (!batch.all_ask()) {
+    project_asking(index, normed, heads, batch);
+    return heads;
+  }
   if (layer.config.has(Mixer::kLinear)) heads.gate = float_rows(count, config_.kv_size());
   const Output q{&layer.q, heads.q};
   const Output k{&layer.k, heads.k};
@@ -92,25 +134,41 @@ void ForwardPass::mix_softmax(const Heads& heads, int64_t index, size_t branch,
   if (config_.spikes) {
     // Parallel mixers share the values, and linear ones take them as they are.
     if (model_.layer(index).config.parallel()) used.v = copy(heads.v);
-    fire_queries(index, used.q);
+    if (!batch.asking.empty()) fire_queries(index, used.q);
   }
   attend(used, index, branch, batch);
 }
 
 void ForwardPass::rotate(const Heads& heads, const Batch& batch) {
-  ops::rope(context_,
-            {heads_of(heads.q, config_.head_dim), batch.positions, model_.rope_factors(),
-             config_.rope_theta, config_.rope_pairs, heads_of(heads.k, config_.head_dim)});
+  const TensorView q = heads_of(heads.q, config_.head_dim);
+  const TensorView k = heads_of(heads.k, config_.head_dim);
+  const auto turn = [&](TensorView x, std::span<const int64_t> positions, TensorView also) {
+    ops::rope(context_,
+              {x, positions, model_.rope_factors(), config_.rope_theta, config_.rope_pairs, also});
+  };
+  if (batch.all_ask()) return turn(q, batch.positions, k);
+  turn(k, batch.positions, {});
+  if (!batch.asking.empty()) turn(q, asking_positions(batch), {});
+}
+
+// The caches of some segments, from their first rows on.
+std::vector<ops::CachedSequence> ForwardPass::cached(std::span<const Segment> segments,
+                                                     int64_t index, size_t branch,
+                                                     const Batch& batch) {
+  std::vector<ops::CachedSequence> sequences;
+  for (const Segment& segment : segments) {
+    auto& cache = std::get<KeyValueCache>(segment.state->mixer(index, branch));
+    const int64_t position = batch.sinks ? 0 : batch.positions[static_cast<size_t>(segment.first)];
+    sequences.push_back(
+        {segment.count, cache.keys, cache.values, position, cache.key_scales, cache.value_scales});
+  }
+  return sequences;
 }
 
 void ForwardPass::attend(const Heads& heads, int64_t index, size_t branch, const Batch& batch) {
-  std::vector<ops::CachedSequence> sequences;
-  for (const Segment& segment : batch.segments) {
-    auto& cache = std::get<KeyValueCache>(segment.state->mixer(index, branch));
-    sequences.push_back({segment.count, cache.keys, cache.values, segment.state->position(),
-                         cache.key_scales, cache.value_scales});
-  }
-  append(heads, index, sequences);
+  append(heads, index, cached(batch.segments, index, branch, batch));
+  if (batch.asking.empty()) return;
+  const std::vector<ops::CachedSequence> sequences = cached(batch.asking, index, branch, batch);
   const TensorView q = heads_of(heads.q, config_.head_dim);
   ops::SoftmaxAttentionArgs args;
   args.q = q;

@@ -30,6 +30,7 @@ void run_sinks(Context& context, const Model& model, SequenceState& state) {
   Batch batch;
   batch.sinks = true;
   batch.segments = {{&state, 0, count}};
+  batch.asking = batch.segments;
   pass.start(batch, count);
   copy_tensor(context, model.sink_embeddings(), batch.delta);
   for (int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
