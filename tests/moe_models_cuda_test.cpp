@@ -1,7 +1,6 @@
 // Models with experts and sink tokens on a CUDA device, against the CPU.
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <map>
 
 #include "convert/compare_models.h"
@@ -11,56 +10,16 @@
 #include "golden/golden_recipe.h"
 #include "model/decoder.h"
 #include "model/forward.h"
+#include "model/test_family.h"
 #include "model/test_model.h"
 
 namespace spb::model {
 namespace {
 
-struct Member {
-  const char* name;
-  std::function<void(ModelConfig&)> change;
-  // Every expert is chosen, or there is one: roundings change no choice.
-  bool steady = true;
-};
-
-void make_moe(ModelConfig& c, int64_t experts, int64_t k, int64_t shared) {
-  for (LayerConfig& layer : c.layers) layer.feed_forward = FeedForward::kMoe;
-  c.moe = {.num_experts = experts, .experts_per_token = k, .num_shared = shared, .expert_size = 32};
-}
-
-void make_like_76b(ModelConfig& c) {
-  c.layers.clear();
-  for (int i = 1; i <= 7; ++i) {
-    c.layers.push_back({{Mixer::kLinear, i % 7 == 0 ? Mixer::kFull : Mixer::kWindow},
-                        i <= 3 || i == 5 ? FeedForward::kDense : FeedForward::kMoe});
-  }
-  c.moe = {.num_experts = 16, .num_shared = 1, .expert_size = 32};
-  c.sink_tokens = 9;
-  c.feature_map = ops::FeatureMap::kSigmoid;
-  c.tied_gate = true;
-}
-
-const std::vector<Member>& members() {
-  static const std::vector<Member> kMembers = {
-      {"sinks", [](ModelConfig& c) { c.sink_tokens = 5; }},
-      {"sinks_and_full_attention",
-       [](ModelConfig& c) {
-         c.layers = uniform_layers(2, Mixer::kFull);
-         c.sink_tokens = 3;
-       }},
-      {"all_experts", [](ModelConfig& c) { make_moe(c, 3, 3, 1); }},
-      {"experts", [](ModelConfig& c) { make_moe(c, 16, 1, 1); }, false},
-      {"experts_only", [](ModelConfig& c) { make_moe(c, 4, 3, 0); }, false},
-      {"renormalized_sigmoid_experts",
-       [](ModelConfig& c) {
-         make_moe(c, 5, 2, 2);
-         c.moe.score = ops::RouterScore::kSigmoid;
-         c.moe.renormalize = true;
-       },
-       false},
-      {"like_76b", make_like_76b, false},
-  };
-  return kMembers;
+std::vector<FamilyMember> members() {
+  std::vector<FamilyMember> members = sparse_members();
+  members.push_back({"like_76b", [](ModelConfig& c) { make_like_76b(c, 32); }, false});
+  return members;
 }
 
 // Sizes that the kernels of every device take.
@@ -71,13 +30,6 @@ ModelConfig device_config() {
   config.num_kv_heads = 2;
   config.head_dim = 64;
   return config;
-}
-
-std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
-  Rng rng(static_cast<uint64_t>(count));
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (int32_t& token : tokens) token = static_cast<int32_t>(rng.below(vocab));
-  return tokens;
 }
 
 // Logits after every token, fed in chunks.
@@ -120,7 +72,7 @@ double median(std::vector<double> errors) {
   return errors[errors.size() / 2];
 }
 
-class MoeModelsCuda : public testing::TestWithParam<Member> {
+class MoeModelsCuda : public testing::TestWithParam<FamilyMember> {
  protected:
   void SetUp() override {
     const std::string reason = cuda::unusable_reason(0);

@@ -1,10 +1,9 @@
 // Every member of the family against the same model in double, and the laws of sequences.
 #include <gtest/gtest.h>
 
-#include <functional>
-
 #include "core/error.h"
 #include "model/forward.h"
+#include "model/test_family.h"
 #include "model/test_model.h"
 #include "model/test_plain_model.h"
 
@@ -14,34 +13,13 @@ namespace {
 constexpr StateOptions kExact{.max_context = 256, .max_chunk = 64, .cache_dtype = DType::kF32};
 constexpr std::array<Mixer, 3> kAllMixers = {Mixer::kLinear, Mixer::kWindow, Mixer::kFull};
 
-struct Member {
-  const char* name;
-  std::function<void(ModelConfig&)> change;
-};
-
 void make_parallel(ModelConfig& c, std::vector<Mixer> mixers) {
   c.layers.assign(3, LayerConfig{std::move(mixers)});
 }
 
-void make_moe(ModelConfig& c, int64_t experts, int64_t k, int64_t shared) {
-  for (LayerConfig& layer : c.layers) layer.feed_forward = FeedForward::kMoe;
-  c.moe = {.num_experts = experts, .experts_per_token = k, .num_shared = shared, .expert_size = 32};
-}
-
-void make_like_76b(ModelConfig& c) {
-  c.layers.clear();
-  for (int i = 1; i <= 7; ++i) {
-    c.layers.push_back({{Mixer::kLinear, i % 7 == 0 ? Mixer::kFull : Mixer::kWindow},
-                        i <= 3 || i == 5 ? FeedForward::kDense : FeedForward::kMoe});
-  }
-  c.moe = {.num_experts = 16, .num_shared = 1, .expert_size = 24};
-  c.sink_tokens = 9;
-  c.feature_map = ops::FeatureMap::kSigmoid;
-  c.tied_gate = true;
-}
-
-const std::vector<Member>& members() {
-  static const std::vector<Member> kMembers = {
+std::vector<FamilyMember> members() {
+  std::vector<FamilyMember> members = sparse_members();
+  const std::vector<FamilyMember> others = {
       {"seven_b", [](ModelConfig&) {}},
       {"transformer", [](ModelConfig& c) { c.layers = uniform_layers(3, Mixer::kFull); }},
       {"linear_beside_window",
@@ -64,36 +42,16 @@ const std::vector<Member>& members() {
          c.feature_map = ops::FeatureMap::kSigmoid;
          c.tied_gate = true;
        }},
-      {"sinks", [](ModelConfig& c) { c.sink_tokens = 5; }},
-      {"sinks_and_full_attention",
-       [](ModelConfig& c) {
-         c.layers = uniform_layers(2, Mixer::kFull);
-         c.sink_tokens = 3;
-       }},
-      {"experts", [](ModelConfig& c) { make_moe(c, 16, 1, 1); }},
-      {"experts_only", [](ModelConfig& c) { make_moe(c, 4, 3, 0); }},
-      {"renormalized_sigmoid_experts",
-       [](ModelConfig& c) {
-         make_moe(c, 5, 2, 2);
-         c.moe.score = ops::RouterScore::kSigmoid;
-         c.moe.renormalize = true;
-       }},
       {"mixers_in_sequence",
        [](ModelConfig& c) {
          c.layers = {{{Mixer::kLinear}, FeedForward::kNone},
                      {{Mixer::kWindow}, FeedForward::kDense},
                      {{Mixer::kFull}, FeedForward::kNone}};
        }},
-      {"like_76b", make_like_76b},
+      {"like_76b", [](ModelConfig& c) { make_like_76b(c, 24); }},
   };
-  return kMembers;
-}
-
-std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
-  Rng rng(static_cast<uint64_t>(count));
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (int32_t& token : tokens) token = static_cast<int32_t>(rng.below(vocab));
-  return tokens;
+  members.insert(members.end(), others.begin(), others.end());
+  return members;
 }
 
 // Logits after every token, fed in chunks.
@@ -128,7 +86,7 @@ double largest_difference(const PlainModel::Rows& a, const PlainModel::Rows& b) 
   return difference / largest;
 }
 
-class Family : public testing::TestWithParam<Member> {
+class Family : public testing::TestWithParam<FamilyMember> {
  protected:
   void SetUp() override {
     GetParam().change(config_);

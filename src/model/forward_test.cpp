@@ -12,13 +12,6 @@ namespace {
 
 constexpr StateOptions kExact{.max_context = 256, .max_chunk = 64, .cache_dtype = DType::kF32};
 
-std::vector<int32_t> random_tokens(int64_t count, int64_t vocab, uint64_t seed) {
-  Rng rng(seed);
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (int32_t& token : tokens) token = static_cast<int32_t>(rng.below(vocab));
-  return tokens;
-}
-
 // Logits of every position, feeding chunks of the given sizes (the last one repeats).
 std::vector<float> logits_by_chunks(Context& context, const Model& model,
                                     const std::vector<int32_t>& tokens,

@@ -71,4 +71,14 @@ inline std::unique_ptr<Model> test_model(Context& context, const ModelConfig& co
   return std::make_unique<Model>(context, config, weights->weights, weights);
 }
 
+inline std::vector<int32_t> random_tokens(int64_t count, int64_t vocab, uint64_t seed) {
+  Rng rng(seed);
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (int32_t& token : tokens) token = static_cast<int32_t>(rng.below(vocab));
+  return tokens;
+}
+inline std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
+  return random_tokens(count, vocab, static_cast<uint64_t>(count));
+}
+
 }  // namespace spb::model

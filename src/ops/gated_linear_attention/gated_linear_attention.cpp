@@ -1,13 +1,13 @@
 #include "ops/gated_linear_attention/gated_linear_attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "core/tensor_check.h"
 #include "ops/gated_linear_attention/gated_linear_attention_cpu.h"
 #include "ops/gated_linear_attention/gated_linear_attention_cuda.h"
 #include "ops/gated_linear_attention/gated_linear_attention_sequences.h"
+#include "ops/gated_linear_attention/gated_linear_attention_shapes.h"
 
 namespace spb::ops {
 namespace {
@@ -72,16 +72,7 @@ void check_args(const Device& device, const GatedLinearAttentionArgs& args) {
   const Shape& q = args.q.shape();
   const Shape& k = args.k.shape();
   const Shape& v = args.v.shape();
-  check(q.rank() == 3 && q[1] > 0 && q[2] > 0,
-        "{}: q: expected [tokens, query heads, key_dim], got {}", kName, q.to_string());
-  check(k.rank() == 3 && k[0] == q[0] && k[1] > 0 && k[2] == q[2],
-        "{}: k: expected [{}, kv heads, {}], got {}", kName, q[0], q[2], k.to_string());
-  check(v.rank() == 3 && v[0] == q[0] && v[1] == k[1] && v[2] > 0,
-        "{}: v: expected [{}, {}, value_dim], got {}", kName, q[0], k[1], v.to_string());
-  check(q[1] % k[1] == 0, "{}: q: expected query heads a multiple of {} kv heads, got {}", kName,
-        k[1], q[1]);
-  check(std::isfinite(args.scale), "{}: scale: expected a finite number, got {}", kName,
-        args.scale);
+  check_head_shapes(kName, q, k, v, args.scale);
   check_activation(kName, "q", args.q, device, q);
   check_tensor(kName, "k", args.k, args.q.dtype(), k);
   check_tensor(kName, "v", args.v, args.q.dtype(), v);

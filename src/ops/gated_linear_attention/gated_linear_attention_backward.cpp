@@ -1,13 +1,13 @@
 #include "ops/gated_linear_attention/gated_linear_attention_backward.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "core/tensor_check.h"
 #include "ops/gated_linear_attention/gated_linear_attention_backward_cpu.h"
 #include "ops/gated_linear_attention/gated_linear_attention_backward_cuda.h"
 #include "ops/gated_linear_attention/gated_linear_attention_backward_sequences.h"
+#include "ops/gated_linear_attention/gated_linear_attention_shapes.h"
 
 namespace spb::ops {
 namespace {
@@ -94,19 +94,10 @@ void check_shapes(const Device& device, const GatedLinearAttentionBackwardArgs& 
   const Shape& q = args.q.shape();
   const Shape& k = args.k.shape();
   const Shape& v = args.v.shape();
-  check(q.rank() == 3 && q[1] > 0 && q[2] > 0,
-        "{}: q: expected [tokens, query heads, key_dim], got {}", kName, q.to_string());
-  check(k.rank() == 3 && k[0] == q[0] && k[1] > 0 && k[2] == q[2],
-        "{}: k: expected [{}, kv heads, {}], got {}", kName, q[0], q[2], k.to_string());
-  check(v.rank() == 3 && v[0] == q[0] && v[1] == k[1] && v[2] > 0,
-        "{}: v: expected [{}, {}, value_dim], got {}", kName, q[0], k[1], v.to_string());
-  check(q[1] % k[1] == 0, "{}: q: expected query heads a multiple of {} kv heads, got {}", kName,
-        k[1], q[1]);
+  check_head_shapes(kName, q, k, v, args.scale);
   check(!device.is_cuda() || std::max(k[2], v[2]) <= kMaxCudaBackwardDim,
         "{}: k, v: expected key_dim and value_dim <= {} on {}, got {} and {}", kName,
         kMaxCudaBackwardDim, to_string(device), k[2], v[2]);
-  check(std::isfinite(args.scale), "{}: scale: expected a finite number, got {}", kName,
-        args.scale);
 }
 
 void check_args(const Device& device, const GatedLinearAttentionBackwardArgs& args) {

@@ -52,9 +52,9 @@ TEST_P(MatmulCuda, AgreesWithTheReference) {
   }
 }
 
-// x in bf16 and few rows: weights are multiplied as they are.
+// x in bf16 and few rows: weights are multiplied as they are, or as they were prepared.
 TEST_P(MatmulCuda, FewRowsRoundNoWeights) {
-  if (GetParam() == DType::kQ5_0) GTEST_SKIP() << "rounded when it is prepared";
+  const double tolerance = GetParam() == DType::kQ5_0 ? 5e-3 : 1e-5;
   Rng rng(53);
   constexpr int64_t kColumns = 3584;
   const Tensor weight = random_weight(rng, GetParam(), 99, kColumns);
@@ -67,7 +67,7 @@ TEST_P(MatmulCuda, FewRowsRoundNoWeights) {
     Tensor y = test::poisoned(context(), expected.shape());
     const MatmulTarget target{&prepared, {}, y};
     matmul(context(), {x_device, {&target, 1}});
-    EXPECT_LE(test::relative_error(test::take(context(), y), expected), 1e-5) << rows;
+    EXPECT_LE(test::relative_error(test::take(context(), y), expected), tolerance) << rows;
   }
 }
 

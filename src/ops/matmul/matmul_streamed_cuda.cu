@@ -1,6 +1,7 @@
 // Few rows of x on Hopper: the copy engine keeps a ring of pieces of the weight in flight for every
 // warp. The first pieces are asked for before the kernels queued earlier have ended, so that memory
-// is never idle between two products. For all but bf16 times bf16, which tensor cores take.
+// is never idle between two products. For f32, f16 and q8_0, and bf16 times f32: tensor cores take
+// bf16 times bf16, and codes of 4 bits are faster without a ring, since unpacking bounds them.
 #include <type_traits>
 
 #include "core/cuda/bulk_copy.cuh"
@@ -20,14 +21,11 @@ constexpr int kMaxStagedBytes = 90 << 10;  // of x; larger ones are read from th
 // A piece of one row: floats, or the codes and the scales of whole blocks.
 template <DType kDtype>
 struct Piece {
-  static constexpr bool kBlocks =
-      kDtype == DType::kQ8_0 || kDtype == DType::kQ4_0 || kDtype == DType::kQ4_1;
-  static constexpr int kColumns = kDtype == DType::kF32    ? kPieceBytes / 4
-                                  : kDtype == DType::kQ8_0 ? kPieceBytes
-                                  : kBlocks                ? kPieceBytes * 2
-                                                           : kPieceBytes / 2;
-  static constexpr int kScalesPerBlock = !kBlocks ? 0 : (kDtype == DType::kQ4_1 ? 2 : 1);
-  static constexpr int kScaleBytes = kColumns / kBlock * kScalesPerBlock * 2;
+  static constexpr bool kBlocks = kDtype == DType::kQ8_0;
+  static constexpr int kColumns = kDtype == DType::kF32 ? kPieceBytes / 4
+                                  : kBlocks             ? kPieceBytes
+                                                        : kPieceBytes / 2;
+  static constexpr int kScaleBytes = kBlocks ? kColumns / kBlock * 2 : 0;
   static constexpr int kUnits = kColumns / kUnit;
   static constexpr int kStages = kBlocks ? 3 : 4;  // in flight
   static constexpr int kSlotBytes = kOutputs * (kPieceBytes + kScaleBytes);
@@ -76,7 +74,7 @@ __device__ void fetch(const Targets<Y>& targets, const Pieces<Y>& at, std::byte*
   const int64_t first = int64_t{at.piece()} * P::kColumns;
   const auto columns = static_cast<int>(min(int64_t{P::kColumns}, w.columns - first));
   const int bytes = columns * kPieceBytes / P::kColumns;
-  const int scale_bytes = columns / kBlock * P::kScalesPerBlock * 2;
+  const int scale_bytes = P::kBlocks ? columns / kBlock * 2 : 0;
   if (lane == 0) cuda::expect_bytes(barrier, (bytes + scale_bytes) * kOutputs);
   __syncwarp();
   const int64_t row = min(at.first_row(t) + lane % kOutputs, w.rows - 1);
@@ -85,7 +83,7 @@ __device__ void fetch(const Targets<Y>& targets, const Pieces<Y>& at, std::byte*
     cuda::copy_bulk(slot + lane * kPieceBytes,
                     w.codes + row * row_bytes + int64_t{at.piece()} * kPieceBytes, bytes, barrier);
   } else if (P::kBlocks && lane < 2 * kOutputs) {
-    const __half* scales = w.scales + (row * w.columns + first) / kBlock * P::kScalesPerBlock;
+    const __half* scales = w.scales + (row * w.columns + first) / kBlock;
     cuda::copy_bulk(slot + kOutputs * kPieceBytes + lane % kOutputs * P::kScaleBytes, scales,
                     scale_bytes, barrier);
   }
@@ -211,9 +209,11 @@ void launch_rows(Context& context, const MatmulArgs& args) {
 bool streams(Context& context, const MatmulArgs& args) {
   // The copy engine moves multiples of 16 bytes: of blocks the scales of a row.
   const MatmulWeight& weight = *args.targets[0].weight;
-  const bool whole = weight.columns() * scales_per_block(weight.dtype()) % (kBlock * 8) == 0;
-  const bool both_bf16 = args.x.dtype() == DType::kBF16 && weight.dtype() == DType::kBF16;
-  return context.stream().is_hopper() && whole && !both_bf16 &&
+  const DType dtype = weight.dtype();
+  const bool whole = dtype != DType::kQ8_0 || weight.columns() % (kBlock * 8) == 0;
+  const bool taken = is_float(dtype) || dtype == DType::kQ8_0;
+  const bool both_bf16 = args.x.dtype() == DType::kBF16 && dtype == DType::kBF16;
+  return context.stream().is_hopper() && taken && whole && !both_bf16 &&
          cuda::packs_fit(args.x, static_cast<int>(16 / block_bytes(args.x.dtype())));
 }
 
@@ -222,7 +222,8 @@ void matmul_streamed(Context& context, const MatmulArgs& args) {
     using T = decltype(type);
     const auto run = [&]<DType kDtype>() {
       constexpr bool kBothBf16 = kDtype == DType::kBF16 && !std::is_same_v<T, float>;
-      if constexpr (kBothBf16) {
+      constexpr bool kFourBits = kDtype == DType::kQ4_0 || kDtype == DType::kQ4_1;
+      if constexpr (kBothBf16 || kFourBits) {
         fail(ErrorKind::kUsage, "matmul: expected formats that are streamed");
       } else if (args.targets[0].y.dtype() == args.x.dtype()) {
         launch_rows<kDtype, T, T>(context, args);
