@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/tensor_check.h"
+#include "core/transfer.h"
 #include "ops/gated_linear_attention/gated_linear_attention_cpu.h"
 #include "ops/gated_linear_attention/gated_linear_attention_cuda.h"
 #include "ops/gated_linear_attention/gated_linear_attention_sequences.h"
@@ -68,6 +69,39 @@ void check_states(const GatedLinearAttentionArgs& args) {
   check_apart("o", args.o);
 }
 
+int64_t count_boundaries(const GatedLinearAttentionArgs& args) {
+  if (args.sequences.empty()) return args.q.shape()[0] / args.boundary_interval;
+  int64_t count = 0;
+  for (const GatedLinearAttentionSequence& sequence : args.sequences) {
+    count += sequence.tokens / args.boundary_interval;
+  }
+  return count;
+}
+
+void check_boundaries(const GatedLinearAttentionArgs& args) {
+  const TensorView& states = args.boundary_states;
+  check(args.boundary_interval >= 0, "{}: boundary_interval: expected at least 0, got {}", kName,
+        args.boundary_interval);
+  if (args.boundary_interval == 0) {
+    check(!states.defined(), "{}: boundary_states: expected none without an interval", kName);
+    return;
+  }
+  const Shape shape{count_boundaries(args), args.k.shape()[1], args.k.shape()[2],
+                    args.v.shape()[2]};
+  if (shape[0] == 0 && !states.defined()) return;
+  check_tensor(kName, "boundary_states", states, DType::kF32, shape);
+  check_contiguous("boundary_states", states);
+  const auto check_apart = [&](const char* name, const ConstTensorView& tensor) {
+    check_no_overlap(kName, name, tensor, "boundary_states", states);
+  };
+  check_apart("q", args.q);
+  check_apart("k", args.k);
+  check_apart("v", args.v);
+  check_apart("g", args.g);
+  check_apart("o", args.o);
+  for (const ConstTensorView& state : states_of(args)) check_apart("state", state);
+}
+
 void check_args(const Device& device, const GatedLinearAttentionArgs& args) {
   const Shape& q = args.q.shape();
   const Shape& k = args.k.shape();
@@ -90,6 +124,7 @@ void check_args(const Device& device, const GatedLinearAttentionArgs& args) {
   check_no_overlap(kName, "v", args.v, "o", args.o);
   check_no_overlap(kName, "g", args.g, "o", args.o);
   check_states(args);
+  check_boundaries(args);
 }
 
 void gated_linear_attention_cpu(Context& context, const GatedLinearAttentionArgs& args) {
@@ -106,13 +141,21 @@ void gated_linear_attention_cpu(Context& context, const GatedLinearAttentionArgs
   }
 }
 
+void run(Context& context, const GatedLinearAttentionArgs& args) {
+  if (context.device().is_cuda()) return gated_linear_attention_cuda(context, args);
+  for_each_sequence(
+      args, [&](const GatedLinearAttentionArgs& one) { gated_linear_attention_cpu(context, one); });
+}
+
 }  // namespace
 
 void gated_linear_attention(Context& context, const GatedLinearAttentionArgs& args) {
   check_args(context.device(), args);
-  if (context.device().is_cuda()) return gated_linear_attention_cuda(context, args);
-  for_each_sequence(
-      args, [&](const GatedLinearAttentionArgs& one) { gated_linear_attention_cpu(context, one); });
+  if (args.boundary_interval == 0) return run(context, args);
+  for_each_interval(args, [&](const GatedLinearAttentionArgs& part, TensorView place) {
+    run(context, part);
+    if (place.defined()) copy_tensor(context, part.state, place);
+  });
 }
 
 }  // namespace spb::ops

@@ -20,6 +20,12 @@
 // A batch: `sequences` says how the L tokens are cut, one sequence after the other, each with a
 // state of its own; `state` is absent then. A sequence gives the same bits alone and in any batch.
 //
+// States on the way, from which a sequence can be taken up again: with `boundary_interval` n > 0
+// the state after every n tokens of a sequence is copied to `boundary_states` [B, Hkv, K, V] f32,
+// overwritten, where B is the sum of tokens / n over the sequences, in order. Then the tokens are
+// taken n at a time, with the bits of calls for n tokens each; on a CUDA device that costs time
+// where n is below some thousands.
+//
 // Two forms that agree: recurrent (token by token) and chunked: inside a chunk of 32 tokens
 // A_ij = scale * sum_c q_ic k_jc exp(G_ic - G_jc) for j <= i with G the inclusive cumulative gate,
 // o = scale * (q . exp G) S + A v. Chunks are cut into sub-chunks of 16; the block of a later
@@ -77,6 +83,8 @@ struct GatedLinearAttentionArgs {
   GatedLinearAttentionForm form = GatedLinearAttentionForm::kAutomatic;
   // Of a batch; empty: one sequence, with `state`.
   std::span<const GatedLinearAttentionSequence> sequences = {};
+  int64_t boundary_interval = 0;  // tokens; 0: no states on the way
+  TensorView boundary_states = {};
 };
 
 void gated_linear_attention(Context& context, const GatedLinearAttentionArgs& args);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "ops/gated_linear_attention/gated_linear_attention.h"
@@ -47,7 +48,12 @@ void run_sequence(const GatedLinearAttentionArgs& args) {
 }  // namespace
 
 void gated_linear_attention_reference(const GatedLinearAttentionArgs& args) {
-  for_each_sequence(args, run_sequence);
+  if (args.boundary_interval == 0) return for_each_sequence(args, run_sequence);
+  for_each_interval(args, [](const GatedLinearAttentionArgs& part, TensorView place) {
+    run_sequence(part);
+    if (!place.defined()) return;
+    std::memcpy(place.data(), part.state.data(), static_cast<size_t>(place.bytes()));
+  });
 }
 
 }  // namespace spb::ops

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <string>
 #include <vector>
 
+#include "ops/gated_linear_attention/gated_linear_attention_sequences.h"
 #include "ops/gated_linear_attention/gated_linear_attention_test_problem.h"
 
 namespace spb::ops {
@@ -197,6 +199,69 @@ TEST_P(EveryIsa, ABatchEqualsItsMembersAlone) {
   }
 }
 
+Tensor copied(const Tensor& from) {
+  Tensor copy(from.dtype(), from.shape());
+  std::copy_n(from.as<float>(), from.shape().elements(), copy.as<float>());
+  return copy;
+}
+
+// Sequences of several lengths, with the states they pass.
+struct Passing {
+  static constexpr int64_t kInterval = 33;
+  static constexpr int64_t kLengths[] = {70, 0, 32, 33, 35};
+  Problem problem{{.tokens = 170, .kv_heads = 2, .group = 2, .key_dim = 24, .value_dim = 19}, 61};
+  std::vector<Tensor> states;
+  std::vector<GatedLinearAttentionSequence> sequences;
+  Tensor boundaries{DType::kF32, Shape{4, 2, 24, 19}};
+
+  Result run(Form form, const std::function<void(const GatedLinearAttentionArgs&)>& solver) {
+    states.clear();
+    sequences.clear();
+    for (const int64_t tokens : kLengths) {
+      sequences.push_back({tokens, states.emplace_back(copied(problem.state))});
+    }
+    fill(boundaries, [] { return kNan; });
+    fill(problem.o, [] { return kNan; });
+    GatedLinearAttentionArgs args = problem.args(form);
+    args.state = {};
+    args.sequences = sequences;
+    args.boundary_interval = kInterval;
+    args.boundary_states = boundaries;
+    solver(args);
+    return {contents(problem.o), contents(boundaries)};
+  }
+};
+
+// Calls for kInterval tokens each, one sequence after the other.
+Result run_in_calls(Context& context, Problem& problem, Form form) {
+  std::vector<float> states;
+  int64_t begin = 0;
+  for (const int64_t tokens : Passing::kLengths) {
+    Tensor state = copied(problem.state);
+    for (int64_t first = 0; first < tokens; first += Passing::kInterval) {
+      const int64_t count = std::min(Passing::kInterval, tokens - first);
+      GatedLinearAttentionArgs part = tokens_of(problem.args(form), begin + first, count);
+      part.state = state;
+      gated_linear_attention(context, part);
+      const std::vector<float> after = contents(state);
+      if (count == Passing::kInterval) states.insert(states.end(), after.begin(), after.end());
+    }
+    begin += tokens;
+  }
+  return {contents(problem.o), states};
+}
+
+// A sequence taken up from any of its boundaries goes on as if it had never stopped.
+TEST_P(EveryIsa, StatesAtBoundariesAreThoseOfShorterCalls) {
+  for (const Form form : {Form::kRecurrent, Form::kChunked}) {
+    Passing passing;
+    const Result got =
+        passing.run(form, [&](const auto& args) { gated_linear_attention(context_, args); });
+    EXPECT_EQ(got, run_in_calls(context_, passing.problem, form));
+    expect_close(got, passing.run(form, gated_linear_attention_reference), "boundaries");
+  }
+}
+
 TEST_P(EveryIsa, OutputMayBeTheQueries) {
   for (const Form form : {Form::kRecurrent, Form::kChunked}) {
     Problem problem({70, 2, 3, 64, 64}, 31);
@@ -278,6 +343,24 @@ TEST_F(Arguments, Sequences) {
   expect_error("a state of its own for each");
   sequences[1] = {2, TensorView()};
   expect_error("state: expected f32 [2, 8, 4]");
+}
+
+TEST_F(Arguments, Boundaries) {
+  Tensor states(DType::kF32, Shape{1, 2, 8, 4});
+  args_.boundary_states = states;
+  expect_error("boundary_states: expected none without an interval");
+  args_.boundary_interval = -1;
+  expect_error("boundary_interval: expected at least 0, got -1");
+  args_.boundary_interval = 1;
+  expect_error("boundary_states: expected f32 [3, 2, 8, 4]");
+  args_.boundary_interval = 2;
+  gated_linear_attention(context_, args_);
+  args_.boundary_states = args_.state.reshaped(states.shape());
+  expect_error("overlap");
+  args_.boundary_states = {};
+  expect_error("boundary_states");
+  args_.boundary_interval = 4;
+  gated_linear_attention(context_, args_);
 }
 
 TEST_F(Arguments, NoTokensLeaveTheState) {
