@@ -60,30 +60,39 @@ run_tests() {
   done <"$here/tests.txt"
 }
 
+# sanitize TOOL NAME: a line for one tool on one program, and what it found.
+sanitize() {
+  local log status verdict=ok
+  log=$(timeout "$sanitizer_seconds" compute-sanitizer --tool "$1" --error-exitcode 9 \
+    "$here/$2" --gtest_filter='*Cuda*' 2>&1)
+  status=$?
+  local found
+  found=$(grep -E '^=========' <<<"$log" | head -n 25)
+  if [ $status -eq 124 ] && ! grep -qE '^========= (Invalid|Error|.*hazard)' <<<"$log"; then
+    verdict="part: $(grep -cE '^\[ +OK ' <<<"$log") tests clean in $sanitizer_seconds s,"
+  elif [ $status -ne 0 ]; then
+    verdict=FAILED
+    echo failure >>"$here/sanitizer_failures"
+  fi
+  if [ "$verdict" = FAILED ]; then
+    printf '%s %s %s\n%s\n' "$verdict" "$1" "$2" "${found:-$(tail -n 25 <<<"$log")}"
+  else
+    printf '%-6s %s %s\n' "$verdict" "$1" "$2"
+  fi
+}
+
 # Racecheck looks at shared memory, memcheck at all of it. Both slow kernels down a hundred times,
-# and so the largest shapes of the tests run only as far as the time goes.
+# and so the largest shapes of the tests run only as far as the time goes. Most of it is the host's
+# waiting: several programs share the card.
 run_sanitizer() {
-  local name tool log status
+  local name
+  export here
+  export sanitizer_seconds=${SPB_SANITIZER_SECONDS:-150}
+  export -f sanitize
   grep -E '^(ops|spike)_' "$here/tests.txt" | while read -r name; do
-    for tool in memcheck racecheck; do
-      log=$(timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-        "$here/$name" --gtest_filter='*Cuda*' 2>&1)
-      status=$?
-      case $status in
-        0) echo "ok     $tool $name" ;;
-        124) echo "part   $tool $name: clean for 120 s" ;;
-        *)
-          echo "FAILED $tool $name"
-          grep -E '^=========' <<<"$log" | head -n 25
-          echo failure >>"$here/sanitizer_failures"
-          ;;
-      esac
-      if grep -qE '^========= (Invalid|Error|.*hazard)' <<<"$log" && [ $status -eq 124 ]; then
-        echo failure >>"$here/sanitizer_failures"
-        grep -E '^=========' <<<"$log" | head -n 25
-      fi
-    done
-  done
+    echo memcheck "$name"
+    echo racecheck "$name"
+  done | xargs -P 8 -n 2 bash -c 'sanitize "$@"' sanitize
 }
 
 # bench NAME ARGUMENT...: of the 7B preset with random weights; JSON to results/NAME.json.
