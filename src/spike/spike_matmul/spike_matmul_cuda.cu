@@ -8,7 +8,7 @@ namespace spb::spike {
 namespace {
 
 // Up to here rows of counts come in eights, each reading all weights, rather than in tiles, most of
-// whose 192 tokens would be missing.
+// whose tokens would be missing.
 constexpr int64_t kMostInEights = 32;
 
 DeviceCounts rows_of(const DeviceCounts& counts, int64_t first, int64_t rows) {
