@@ -6,31 +6,17 @@
 namespace spb::ops {
 namespace {
 
-bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 gated::GradientTensors tensors_of(const GatedLinearAttentionBackwardArgs& args) {
-  const int64_t kv_heads = args.k.shape()[1];
   gated::GradientTensors tensors;
+  tensors.forward = gated::inputs_of(args);
   tensors.d_o = args.d_o.data();
   tensors.d_q = args.d_q.data();
   tensors.d_k = args.d_k.data();
   tensors.d_v = args.d_v.data();
   tensors.d_g = args.d_g.as<float>();
-  gated::Tensors& forward = tensors.forward;
-  forward.q = args.q.data();
-  forward.k = args.k.data();
-  forward.v = args.v.data();
-  forward.g = args.g.data();
-  forward.bf16 = args.q.dtype() == DType::kBF16;
-  forward.bf16_gates = args.g.dtype() == DType::kBF16;
-  forward.aligned = aligned(forward.q) && aligned(forward.k) && aligned(forward.v) &&
-                    aligned(forward.g) && aligned(tensors.d_o) && aligned(tensors.d_q) &&
-                    aligned(tensors.d_k) && aligned(tensors.d_v) && aligned(tensors.d_g);
-  forward.kv_heads = static_cast<int>(kv_heads);
-  forward.group = static_cast<int>(args.q.shape()[1] / kv_heads);
-  forward.key_dim = static_cast<int>(args.k.shape()[2]);
-  forward.value_dim = static_cast<int>(args.v.shape()[2]);
-  forward.scale = args.scale;
+  bool& all = tensors.forward.aligned;
+  all = all && gated::aligned(tensors.d_o) && gated::aligned(tensors.d_q) &&
+        gated::aligned(tensors.d_k) && gated::aligned(tensors.d_v) && gated::aligned(tensors.d_g);
   return tensors;
 }
 

@@ -50,6 +50,29 @@ struct Tensors {
   float scale = 1;
 };
 
+inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+// What both passes read.
+template <typename Args>
+Tensors inputs_of(const Args& args) {
+  const int64_t kv_heads = args.k.shape()[1];
+  Tensors tensors{};
+  tensors.q = args.q.data();
+  tensors.k = args.k.data();
+  tensors.v = args.v.data();
+  tensors.g = args.g.data();
+  tensors.bf16 = args.q.dtype() == DType::kBF16;
+  tensors.bf16_gates = args.g.dtype() == DType::kBF16;
+  tensors.aligned =
+      aligned(tensors.q) && aligned(tensors.k) && aligned(tensors.v) && aligned(tensors.g);
+  tensors.kv_heads = static_cast<int>(kv_heads);
+  tensors.group = static_cast<int>(args.q.shape()[1] / kv_heads);
+  tensors.key_dim = static_cast<int>(args.k.shape()[2]);
+  tensors.value_dim = static_cast<int>(args.v.shape()[2]);
+  tensors.scale = args.scale;
+  return tensors;
+}
+
 // Token by token: any type, any dims with at most kMaxCudaKeyDim key channels. `o` may be `q` only
 // if there is a single tile of columns.
 int recurrent_tiles(const Tensors& tensors);

@@ -14,28 +14,15 @@ constexpr int64_t kRecurrentTokens = 6;
 // Segments times kv heads of a long sequence: about as many blocks as the large cards run at once.
 constexpr int64_t blocks_of(int dim) { return dim == 128 ? 128 : 256; }
 
-bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 gated::Tensors tensors_of(const GatedLinearAttentionArgs& args) {
-  const int64_t kv_heads = args.k.shape()[1];
-  gated::Tensors tensors;
-  tensors.q = args.q.data();
-  tensors.k = args.k.data();
-  tensors.v = args.v.data();
-  tensors.g = args.g.data();
+  gated::Tensors tensors = gated::inputs_of(args);
   tensors.o = args.o.data();
-  tensors.bf16 = args.q.dtype() == DType::kBF16;
-  tensors.bf16_gates = args.g.dtype() == DType::kBF16;
-  tensors.aligned = aligned(tensors.q) && aligned(tensors.k) && aligned(tensors.v) &&
-                    aligned(tensors.g) && aligned(tensors.o) && aligned(args.state.data());
-  for (const GatedLinearAttentionSequence& sequence : args.sequences) {
-    tensors.aligned = tensors.aligned && aligned(sequence.state.data());
-  }
-  tensors.kv_heads = static_cast<int>(kv_heads);
-  tensors.group = static_cast<int>(args.q.shape()[1] / kv_heads);
-  tensors.key_dim = static_cast<int>(args.k.shape()[2]);
-  tensors.value_dim = static_cast<int>(args.v.shape()[2]);
-  tensors.scale = args.scale;
+  const auto also = [&](const void* pointer) {
+    tensors.aligned = tensors.aligned && gated::aligned(pointer);
+  };
+  also(tensors.o);
+  also(args.state.data());
+  for (const GatedLinearAttentionSequence& sequence : args.sequences) also(sequence.state.data());
   return tensors;
 }
 
