@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -14,15 +13,29 @@ using cuda::Rows;
 
 constexpr int kThreads = 256;
 
-// Positions of a few tokens travel with the launch, which spares a copy and lets a recorded launch
-// be played again. Parameters of a kernel hold 4 KiB.
+// Positions travel with the launch, as runs of consecutive ones: a copy from the host would wait
+// for the stream, and a recorded launch can be played again. A prompt has one run for each
+// sequence; the tokens of a recorded step are never more than the runs that fit. Parameters of a
+// kernel hold 4 KiB.
+constexpr int kMaxRuns = kMaxRecordedRows;
+
 struct Positions {
-  int64_t few[kMaxRecordedRows];
-  const int64_t* many;     // instead; device memory
+  int64_t shift[kMaxRuns];  // position - token, of all tokens of a run
+  int first_token[kMaxRuns];
+  int runs;
+  const int64_t* many;     // instead, of each token; device memory
   const int64_t* advance;  // Context::advance()
 
-  __device__ int64_t at(int64_t token) const {
-    const int64_t position = many != nullptr ? many[token] : few[token];
+  __device__ int run_of(int token) const {
+    int run = 0;
+    for (int end = runs; end - run > 1;) {
+      const int middle = (run + end) / 2;
+      (first_token[middle] <= token ? run : end) = middle;
+    }
+    return run;
+  }
+  __device__ int64_t at(int token) const {
+    const int64_t position = many != nullptr ? many[token] : token + shift[run_of(token)];
     return advance == nullptr ? position : position + *advance;
   }
 };
@@ -73,7 +86,7 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
   extern __shared__ float2 turns[];  // (cos, sin) of every pair
   cuda::let_next_begin();
   cuda::wait_for_earlier();
-  const int64_t token = blockIdx.x;
+  const auto token = static_cast<int>(blockIdx.x);
   const auto position = static_cast<double>(args.positions.at(token));
   for (int j = static_cast<int>(threadIdx.x); j < args.half; j += kThreads) {
     double angle = position * exp2(-args.log2_theta * j / args.half);
@@ -90,7 +103,7 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
     const int j = i % packs_of_head * kPack;
     const int h = i / packs_of_head;
     const int side = h < args.heads[0] ? 0 : 1;
-    const int64_t row = token * args.heads[side] + h - side * args.heads[0];
+    const int64_t row = int64_t{token} * args.heads[side] + h - side * args.heads[0];
     T* head = args.x[side].row(row);
     if (args.interleaved) {
       rotate_neighbors<kPack>(head + 2 * j, turns + j);
@@ -103,10 +116,14 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
 Positions positions_of(Context& context, std::span<const int64_t> positions) {
   Positions out{};
   out.advance = context.advance();
-  if (static_cast<int64_t>(positions.size()) <= kMaxRecordedRows) {
-    std::copy(positions.begin(), positions.end(), out.few);
-  } else {
-    out.many = on_device(context, positions);
+  for (size_t i = 0; i < positions.size(); ++i) {
+    if (i > 0 && positions[i] == positions[i - 1] + 1) continue;
+    if (out.runs == kMaxRuns) {
+      out.many = on_device(context, positions);
+      break;
+    }
+    out.first_token[out.runs] = static_cast<int>(i);
+    out.shift[out.runs++] = positions[i] - static_cast<int64_t>(i);
   }
   return out;
 }
