@@ -58,7 +58,7 @@ void check_status(int status, const DenseProduct& p) {
 }
 
 // What decides which kernel is best.
-using Key = std::array<int64_t, 9>;
+using Key = std::array<int64_t, 10>;
 Key key_of(const DenseProduct& p) {
   return {p.m,
           p.n,
@@ -68,7 +68,8 @@ Key key_of(const DenseProduct& p) {
           p.y_stride,
           static_cast<int64_t>(p.dtype),
           static_cast<int64_t>(p.y_dtype),
-          p.bias != nullptr};
+          p.bias != nullptr,
+          p.accumulate};
 }
 
 // Column-major as the library counts: y^T [n, m] = w [n, k] x^T [k, m].
@@ -102,9 +103,9 @@ class Plan {
                    p);
     }
     const float one = 1.0f;
-    const float zero = 0.0f;
+    const float beta = p.accumulate ? 1.0f : 0.0f;
     check_status(
-        f.cublasLtMatmul(handle, desc, &one, p.w, w, p.x, x, &zero, p.y, y, p.y, y, &algorithm,
+        f.cublasLtMatmul(handle, desc, &one, p.w, w, p.x, x, &beta, p.y, y, p.y, y, &algorithm,
                          workspace.data(), static_cast<size_t>(workspace.bytes()),
                          static_cast<cudaStream_t>(stream)),
         p);
@@ -131,6 +132,12 @@ class Plan {
     const auto bytes = static_cast<uint64_t>(kWorkspaceBytes);
     f.cublasLtMatmulPreferenceSetAttribute(preference, kPreferenceWorkspaceBytes, &bytes,
                                            sizeof bytes);
+    if (p.accumulate) {
+      // Parts of K are not added up in y, which would round it once for each.
+      const uint32_t schemes = kReductionInComputeType;
+      f.cublasLtMatmulPreferenceSetAttribute(preference, kPreferenceReductionSchemes, &schemes,
+                                             sizeof schemes);
+    }
     HeuristicResult result{};
     int found = 0;
     const int status =

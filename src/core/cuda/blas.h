@@ -11,7 +11,8 @@
 
 namespace spb::cuda {
 
-// y [m, n] = x [m, k] * w [n, k]^T + bias [n]; rows `stride` elements apart, device memory.
+// y [m, n] = x [m, k] * w [n, k]^T + bias [n], or += that; rows `stride` elements apart, device
+// memory.
 // x, w and y of one dtype, f32 or bf16, or x and w bf16 with y f32; bias of the dtype of y.
 struct DenseProduct {
   const void* x = nullptr;
@@ -26,6 +27,7 @@ struct DenseProduct {
   int64_t x_stride = 0;
   int64_t w_stride = 0;
   int64_t y_stride = 0;
+  bool accumulate = false;  // y +=, rounded once
 };
 
 class Blas {

@@ -27,6 +27,10 @@ inline constexpr int kDescEpilogue = 7;
 inline constexpr int kDescBiasPointer = 8;
 inline constexpr int kDescBiasType = 26;
 inline constexpr int kPreferenceWorkspaceBytes = 1;
+inline constexpr int kPreferenceReductionSchemes = 3;
+
+// How parts of a sum are added up where a product is split along it: in f32, in scratch memory.
+inline constexpr uint32_t kReductionInComputeType = 2;
 
 struct Algorithm {
   uint64_t data[8];

@@ -12,6 +12,10 @@
 //   matmul_reference      the oracle
 #include "ops/matmul/matmul.h"
 
+#include <algorithm>
+#include <new>
+#include <type_traits>
+
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/tensor_check.h"
@@ -54,15 +58,15 @@ constexpr int64_t kPanelTokens = 32;
 constexpr int64_t kRowTileTokens = 512;
 constexpr int64_t kRowTileBytes = int64_t{5} << 18;  // of x in bf16
 
-bool suits_row_tiles(const MatmulTarget& target, int64_t tokens) {
-  return target.weight->dtype() == DType::kBF16 && tokens < kRowTileTokens &&
-         tokens * row_bytes(DType::kBF16, target.weight->columns()) <= kRowTileBytes;
+bool suits_row_tiles(const MatmulWeight& weight, int64_t tokens) {
+  return weight.dtype() == DType::kBF16 && tokens < kRowTileTokens &&
+         tokens * row_bytes(DType::kBF16, weight.columns()) <= kRowTileBytes;
 }
 
-Path path_of(const MatmulTarget& target, int64_t tokens) {
-  const DType dtype = target.weight->dtype();
+Path path_of(const MatmulWeight& weight, int64_t tokens) {
+  const DType dtype = weight.dtype();
   if (isa() == Isa::kAmx && tokens >= kTileTokens && dtype != DType::kF32) {
-    return suits_row_tiles(target, tokens) ? Path::kRowTiles : Path::kTiles;
+    return suits_row_tiles(weight, tokens) ? Path::kRowTiles : Path::kTiles;
   }
   if (is_cell_dtype(dtype)) return Path::kCells;
   return tokens >= kPanelTokens ? Path::kFloatPanels : Path::kFloatDots;
@@ -78,14 +82,53 @@ void run_path(Path path, Context& context, const PathArgs& args) {
   }
 }
 
+// A sum that is added to y is formed apart from it, so that it has the bits it would have alone.
+TensorView place_of_sums(Context& context, const MatmulTarget& target) {
+  return target.accumulate ? context.arena().tensor(target.y.shape()) : target.y;
+}
+
+// Targets that take the same path share one conversion of x and one parallel region.
+void multiply(Context& context, const MatmulArgs& args) {
+  static_assert(std::is_trivially_destructible_v<PathTarget>);
+  Arena::Scope scope(context.arena());
+  const auto most = static_cast<int64_t>(args.targets.size());
+  auto* targets = context.arena().allocate<PathTarget>(most);
+  auto* chosen = context.arena().allocate<const PathTarget*>(most);
+  for (int64_t t = 0; t < most; ++t) {
+    const MatmulTarget& target = args.targets[static_cast<size_t>(t)];
+    new (targets + t)
+        PathTarget{target.weight, target.bias, place_of_sums(context, target), target.y};
+  }
+  for (const Path path :
+       {Path::kTiles, Path::kRowTiles, Path::kCells, Path::kFloatPanels, Path::kFloatDots}) {
+    size_t count = 0;
+    for (int64_t t = 0; t < most; ++t) {
+      if (path_of(*targets[t].weight, args.x.shape().rows()) == path) chosen[count++] = targets + t;
+    }
+    if (count > 0) run_path(path, context, {args.x, {chosen, count}});
+  }
+}
+
 }  // namespace
 
-RowOutput output_of(const MatmulTarget& target, int64_t first_row) {
+RowOutput output_of(const PathTarget& target, int64_t first_row) {
   RowOutput out{};
-  out.y = target.y.as<float>() + first_row;
-  out.stride = target.y.row_stride_bytes() / static_cast<int64_t>(sizeof(float));
+  out.y = target.sums.as<float>() + first_row;
+  out.stride = target.sums.row_stride_bytes() / static_cast<int64_t>(sizeof(float));
   if (target.bias.defined()) out.bias = target.bias.as<float>() + first_row;
   return out;
+}
+
+void add_sums(const GroupRange& range) {
+  const PathTarget& target = *range.target;
+  if (target.sums.data() == target.y.data()) return;
+  const int64_t first = range.begin * kGroupRows;
+  const int64_t count = std::min(range.end * kGroupRows, target.weight->rows()) - first;
+  for (int64_t i = 0; i < target.y.shape().rows(); ++i) {
+    const float* sums = target.sums.row_as<float>(i) + first;
+    float* y = target.y.row_as<float>(i) + first;
+    for (int64_t n = 0; n < count; ++n) y[n] += sums[n];
+  }
 }
 
 void matmul(Context& context, const MatmulArgs& args) {
@@ -95,18 +138,7 @@ void matmul(Context& context, const MatmulArgs& args) {
   for (size_t t = 0; t < args.targets.size(); ++t) check_target(context.device(), args, t);
   if (args.x.shape().rows() == 0) return;
   if (context.device().is_cuda()) return matmul_cuda(context, args);
-  Arena::Scope scope(context.arena());
-  // Targets that take the same path share one conversion of x and one parallel region.
-  const MatmulTarget** chosen =
-      context.arena().allocate<const MatmulTarget*>(static_cast<int64_t>(args.targets.size()));
-  for (const Path path :
-       {Path::kTiles, Path::kRowTiles, Path::kCells, Path::kFloatPanels, Path::kFloatDots}) {
-    size_t count = 0;
-    for (const MatmulTarget& target : args.targets) {
-      if (path_of(target, args.x.shape().rows()) == path) chosen[count++] = &target;
-    }
-    if (count > 0) run_path(path, context, {args.x, {chosen, count}});
-  }
+  multiply(context, args);
 }
 
 }  // namespace spb::ops

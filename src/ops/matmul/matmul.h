@@ -1,12 +1,12 @@
 // matmul: one input times several weight matrices that are stored row by row.
 //
-//   y_t[i, n] = sum_k x[i, k] * W_t[n, k] + bias_t[n]
+//   y_t[i, n] = sum_k x[i, k] * W_t[n, k] + bias_t[n]        (+ y_t[i, n] when accumulate)
 //
 //   name   shape     dtype                                    access
 //   x      [M, K]    f32                                      read
 //   W_t    [N_t, K]  f32, f16, bf16, or any block format      read, through a MatmulWeight
 //   bias_t [N_t]     f32                                      read; optional
-//   y_t    [M, N_t]  f32                                      overwritten
+//   y_t    [M, N_t]  f32                                      overwritten, or added to
 //
 // The targets share x, so that its conversion is paid once: query, key and value; gate and up.
 //
@@ -19,11 +19,16 @@
 // Relative to |x| |w| (norms of the rows) errors stay below 1e-2 for int8, 3e-3 for bf16 and 1e-6
 // for f32 (matmul_test.cpp). An infinity or NaN in x makes the results of its row infinite or NaN.
 // Elements of x below 1e-35 may count as zero in block formats.
+// Accumulating, y is rounded once, when the whole sum with its bias is added to it in f32: in f32 y
+// becomes float(y + what would be written without accumulate), on every path of the CPU and of few
+// rows on CUDA. On a CUDA device x and y may be bf16; there a bf16 sum is not rounded before it is
+// added. Of many rows cuBLASLt adds sum, y and bias in its own order.
 // A result does not depend on the number of threads, nor on whether the weights were repacked.
 // Within one path the rows of x are independent: a row gives the same bits whatever the others are.
 //
 // Determinism: the same bits on every run with the same instruction set and M.
-// Cost: 2 M N K operations; few rows read every byte of the weights once.
+// Cost: 2 M N K operations; few rows read every byte of the weights once. Accumulating on the CPU
+// takes 4 M N_t bytes of scratch.
 // Aliasing: y must not overlap x or another y.
 // Source: any linear layer; block formats in core/block_formats.h.
 #pragma once
@@ -69,6 +74,7 @@ struct MatmulTarget {
   const MatmulWeight* weight = nullptr;
   ConstTensorView bias;  // may be undefined
   TensorView y;
+  bool accumulate = false;  // y += instead of y =
 };
 
 struct MatmulArgs {
@@ -79,7 +85,7 @@ struct MatmulArgs {
 void matmul(Context& context, const MatmulArgs& args);
 
 // Plain loops in double on the dequantised weights (the source views, as MatmulWeight is opaque).
-void matmul_reference(ConstTensorView x, ConstTensorView weight, ConstTensorView bias,
-                      TensorView y);
+void matmul_reference(ConstTensorView x, ConstTensorView weight, ConstTensorView bias, TensorView y,
+                      bool accumulate = false);
 
 }  // namespace spb::ops

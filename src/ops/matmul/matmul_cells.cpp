@@ -94,7 +94,7 @@ void multiply_range(const PathArgs& args, const GroupRange& range, const XCell* 
 
 int64_t scratch_bytes(const PathArgs& args) {
   int64_t bytes = 0;
-  for (const MatmulTarget* target : args.targets) {
+  for (const PathTarget* target : args.targets) {
     const MatmulWeight::Impl& weight = target->weight->impl();
     if (weight.source != nullptr)
       bytes = std::max(bytes, group_bytes(weight.dtype, weight.columns));

@@ -56,9 +56,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int m = 0; m < kRows; ++m) {
       const float sum = cuda::warp_sum(sums[n][m]);
       if (lane != 0 || first + n >= w.rows) continue;
-      const float* bias = targets.biases[t];
-      targets.y[t].row(m)[first + n] =
-          cuda::from_float<Y>(sum + (bias == nullptr ? 0.0f : bias[first + n]));
+      put_output(targets, t, m, first + n, sum);
     }
   }
 }
@@ -165,6 +163,7 @@ void multiply_many_rows(Context& context, ConstTensorView x, const MatmulTarget&
   product.y = target.y.data();
   product.dtype = x.dtype();
   product.y_dtype = target.y.dtype();
+  product.accumulate = target.accumulate;
   product.m = x.shape().rows();
   product.n = weight.rows;
   product.k = weight.columns;

@@ -44,9 +44,24 @@ struct Targets {
   Planes weights[kMaxTargets];
   const float* biases[kMaxTargets];
   Rows<Y> y[kMaxTargets];
+  bool accumulate[kMaxTargets];
   int64_t first_warp[kMaxTargets + 1];  // warps before those of a target
   int count;
 };
+
+// A sum with its bias goes to y, or is added to what is there.
+template <typename Y>
+__device__ void put(Y* y, float sum, bool accumulate) {
+  *y = cuda::from_float<Y>(accumulate ? cuda::to_float(*y) + sum : sum);
+}
+
+template <typename Y>
+__device__ void put_output(const Targets<Y>& targets, int target, int m, int64_t output,
+                           float sum) {
+  const float* bias = targets.biases[target];
+  put(targets.y[target].row(m) + output, sum + (bias == nullptr ? 0.0f : bias[output]),
+      targets.accumulate[target]);
+}
 
 // sums[n][m] += a unit of row n of the weight times that of row m of x, of which there are `rows`;
 // those beyond are the last one.
@@ -75,6 +90,7 @@ Targets<Y> targets_of(std::span<const MatmulTarget> from, int64_t first_row, int
     targets.weights[i] = planes_of(target.weight->impl());
     targets.biases[i] = target.bias.defined() ? target.bias.as<float>() : nullptr;
     targets.y[i] = cuda::rows_of<Y>(target.y.rows(first_row, rows));
+    targets.accumulate[i] = target.accumulate;
     targets.first_warp[i + 1] =
         targets.first_warp[i] + cuda::ceil_divide(targets.weights[i].rows, outputs);
   }

@@ -6,8 +6,8 @@
 
 namespace spb::ops {
 
-void matmul_reference(ConstTensorView x, ConstTensorView weight, ConstTensorView bias,
-                      TensorView y) {
+void matmul_reference(ConstTensorView x, ConstTensorView weight, ConstTensorView bias, TensorView y,
+                      bool accumulate) {
   const int64_t columns = weight.shape().last();
   check(x.shape().last() == columns, "matmul_reference: x: expected {} columns, got {}", columns,
         x.shape().last());
@@ -20,7 +20,8 @@ void matmul_reference(ConstTensorView x, ConstTensorView weight, ConstTensorView
       for (int64_t k = 0; k < columns; ++k) {
         sum += static_cast<double>(in[k]) * static_cast<double>(row[static_cast<size_t>(k)]);
       }
-      y.row_as<float>(i)[n] = static_cast<float>(sum);
+      float& out = y.row_as<float>(i)[n];
+      out = static_cast<float>(accumulate ? static_cast<double>(out) + sum : sum);
     }
   }
 }

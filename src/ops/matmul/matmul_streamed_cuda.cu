@@ -108,15 +108,13 @@ __device__ void write_sums(const Targets<Y>& targets, const Pieces<Y>& at, int r
   const int t = at.target();
   const int64_t first = at.first_row(t);
   const auto lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
-  const float* bias = targets.biases[t];
 #pragma unroll
   for (int n = 0; n < kOutputs; ++n) {
 #pragma unroll
     for (int m = 0; m < kRows; ++m) {
       const float sum = cuda::warp_sum(sums[n][m]);
       if (lane != 0 || m >= rows || first + n >= targets.weights[t].rows) continue;
-      targets.y[t].row(m)[first + n] =
-          cuda::from_float<Y>(sum + (bias == nullptr ? 0.0f : bias[first + n]));
+      put_output(targets, t, m, first + n, sum);
     }
   }
 }

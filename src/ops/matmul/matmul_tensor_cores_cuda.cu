@@ -260,6 +260,7 @@ __device__ void write_sums(const AnyTargets& targets, bool in_f32, int first, in
   const int t = target_of(targets, first + n);
   const int64_t output = first + n - targets.first_warp[t];
   const float bias = targets.biases[t] == nullptr ? 0.0f : targets.biases[t][output];
+  const bool accumulate = targets.accumulate[t];
 #pragma unroll 1
   for (int m = thread / kColumns; m < rows; m += kThreads / kColumns) {
     const int word = m / 8 * 2 + n % 2;
@@ -270,9 +271,9 @@ __device__ void write_sums(const AnyTargets& targets, bool in_f32, int first, in
     for (int w = 0; w < kWarps; ++w) sum += part[w * kSumsOfWarp];
     std::byte* y = targets.y[t].row(m);
     if (in_f32) {
-      reinterpret_cast<float*>(y)[output] = sum + bias;
+      put(reinterpret_cast<float*>(y) + output, sum + bias, accumulate);
     } else {
-      reinterpret_cast<T*>(y)[output] = cuda::from_float<T>(sum + bias);
+      put(reinterpret_cast<T*>(y) + output, sum + bias, accumulate);
     }
   }
 }

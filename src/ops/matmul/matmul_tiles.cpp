@@ -122,7 +122,7 @@ void multiply_panels(const PathArgs& args, const GroupRange& range, int64_t foll
 
 int64_t mapped_group_bytes(const PathArgs& args) {
   int64_t bytes = 0;
-  for (const MatmulTarget* target : args.targets) {
+  for (const PathTarget* target : args.targets) {
     const MatmulWeight::Impl& weight = target->weight->impl();
     if (is_cell_dtype(weight.dtype) && weight.source != nullptr) {
       bytes = std::max(bytes, group_bytes(weight.dtype, weight.columns));
