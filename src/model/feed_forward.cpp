@@ -13,13 +13,17 @@ namespace spb::model {
 
 void ForwardPass::start(Batch& batch, int64_t count) {
   batch.residual = rows(count, config_.hidden_size);
-  batch.delta = rows(count, config_.hidden_size);
-  fill_zero(context_, batch.residual);
+  if (config_.spikes) batch.delta = rows(count, config_.hidden_size);
 }
 
-TensorView ForwardPass::add_and_norm(Batch& batch, const Tensor& weight) {
+TensorView ForwardPass::norm(Batch& batch, const Tensor& weight) {
   const TensorView normed = rows(batch.rows(), config_.hidden_size);
-  ops::rms_norm(context_, {batch.delta, batch.residual, weight, normed, norm_eps()});
+  if (batch.delta_pending) {
+    ops::rms_norm(context_, {batch.delta, batch.residual, weight, normed, norm_eps()});
+    batch.delta_pending = false;
+  } else {
+    ops::rms_norm(context_, {batch.residual, {}, weight, normed, norm_eps()});
+  }
   return normed;
 }
 
@@ -29,20 +33,29 @@ void ForwardPass::project_dense(ConstTensorView x, std::initializer_list<Output>
     const ConstTensorView bias = output.projection->bias.defined()
                                      ? ConstTensorView(output.projection->bias)
                                      : ConstTensorView();
-    targets.push_back({&output.projection->weight, bias, output.y});
+    targets.push_back({&output.projection->weight, bias, output.y, output.accumulate});
   }
   ops::matmul(context_, {x, targets});
 }
 
+// Products of spikes overwrite: what they add waits for the next norm, which reads the residual
+// anyway.
+void ForwardPass::project_onto_residual(Place place, ConstTensorView x,
+                                        const Projection& projection, Batch& batch) {
+  batch.delta_pending = projection.spikes;
+  const TensorView y = batch.delta_pending ? batch.delta : batch.residual;
+  project(place, x, {{&projection, y, !batch.delta_pending}});
+}
+
 void ForwardPass::finish_layer(int64_t index, ConstTensorView mixed, Batch& batch) {
   const Layer& layer = model_.layer(index);
-  project({index, Site::kMixerOutput}, mixed, {{&layer.o, batch.delta}});
+  project_onto_residual({index, Site::kMixerOutput}, mixed, layer.o, batch);
   if (layer.config.feed_forward == FeedForward::kNone) return;
-  const TensorView normed = add_and_norm(batch, layer.mlp_norm);
+  const TensorView normed = norm(batch, layer.mlp_norm);
   if (layer.config.feed_forward == FeedForward::kDense) {
-    run_network(index, layer.dense, normed, batch.delta);
+    run_network(index, layer.dense, normed, batch);
   } else {
-    run_experts(index, normed, batch.delta);
+    run_experts(index, normed, batch);
   }
 }
 
@@ -53,7 +66,7 @@ bool ForwardPass::plain(const Network& network) const {
 }
 
 void ForwardPass::run_network(int64_t index, const Network& network, ConstTensorView x,
-                              TensorView y) {
+                              Batch& batch) {
   const int64_t count = x.shape()[0];
   const TensorView gate = rows(count, network.gate.rows());
   if (plain(network)) {
@@ -63,17 +76,14 @@ void ForwardPass::run_network(int64_t index, const Network& network, ConstTensor
     project({index, Site::kFeedForwardInput}, x, {{&network.gate, gate}, {&network.up, up}});
     ops::swiglu(context_, {gate, up, gate});
   }
-  project({index, Site::kFeedForwardOutput}, gate, {{&network.down, y}});
+  project_onto_residual({index, Site::kFeedForwardOutput}, gate, network.down, batch);
 }
 
-// y = shared experts + sum over the chosen experts of p_e E_e(x)
-void ForwardPass::run_experts(int64_t index, ConstTensorView x, TensorView y) {
+// residual += shared experts + sum over the chosen experts of p_e E_e(x). Where activations are
+// bf16 the residual is rounded after the shared ones and again after the others.
+void ForwardPass::run_experts(int64_t index, ConstTensorView x, Batch& batch) {
   const Layer& layer = model_.layer(index);
-  if (layer.shared.defined()) {
-    run_network(index, layer.shared, x, y);
-  } else {
-    fill_zero(context_, y);
-  }
+  if (layer.shared.defined()) run_network(index, layer.shared, x, batch);
   const ops::MoeChoices choices = choose_experts(index, x);
   const ops::MoePlan plan = ops::moe_plan(context_, {choices, config_.moe.num_experts});
   const TensorView grouped = rows(plan.rows(), config_.hidden_size);
@@ -85,7 +95,7 @@ void ForwardPass::run_experts(int64_t index, ConstTensorView x, TensorView y) {
   ops::grouped_matmul(context_, {grouped, plan.offsets, wide});
   ops::swiglu(context_, {gate, up, gate});
   ops::grouped_matmul(context_, {gate, plan.offsets, narrow});
-  ops::moe_scatter(context_, {plan, grouped, choices.probabilities, y});
+  ops::moe_scatter(context_, {plan, grouped, choices.probabilities, batch.residual});
 }
 
 ops::MoeChoices ForwardPass::choose_experts(int64_t index, ConstTensorView x) {

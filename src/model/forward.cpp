@@ -54,7 +54,7 @@ class TextPass {
     pass_.start(batch, static_cast<int64_t>(ids.size()));
     const bool on_device = memory_.ids != nullptr;
     const std::span<const int32_t> used(on_device ? memory_.ids : ids.data(), ids.size());
-    ops::embedding(context_, {used, model_.embeddings(), batch.delta, on_device});
+    ops::embedding(context_, {used, model_.embeddings(), batch.residual, on_device});
     return batch;
   }
 
@@ -75,8 +75,7 @@ class TextPass {
     const int64_t wanted = batch.asking_rows();
     if (wanted == 0) return;
     const TensorView kept = mixed.shape()[0] == wanted ? mixed : pass_.keep_asking(batch, mixed);
-    batch.residual = pass_.keep_asking(batch, batch.residual);
-    batch.delta = pass_.rows(wanted, model_.config().hidden_size);
+    pass_.keep_asking(batch);
     pass_.finish_layer(model_.config().num_layers() - 1, kept, batch);
     if (memory_.logits.defined()) return multiply_head(batch, memory_.logits);
     if (!logits.defined()) return;
@@ -87,7 +86,7 @@ class TextPass {
   }
 
   void multiply_head(Batch& batch, TensorView logits) {
-    const TensorView normed = pass_.add_and_norm(batch, model_.norm_weight());
+    const TensorView normed = pass_.norm(batch, model_.norm_weight());
     const ops::MatmulTarget target{&model_.head(), {}, logits};
     ops::matmul(context_, {normed, {&target, 1}});
   }

@@ -28,10 +28,11 @@ struct Batch {
   std::vector<Segment> asking;     // rows whose outputs are wanted: all but in the last layer
   std::vector<int64_t> positions;  // of every row
   TensorView residual;             // [N, hidden]: the stream that layers add to
-  TensorView delta;                // [N, hidden]: the last layer's contribution, not yet added
+  TensorView delta;                // [N, hidden] of spiking models: room for one of their products
+  bool delta_pending = false;      // delta is still to be added to residual
   bool sinks = false;              // the rows are the model's sink tokens
 
-  int64_t rows() const { return delta.shape()[0]; }
+  int64_t rows() const { return residual.shape()[0]; }
   int64_t asking_rows() const {
     int64_t count = 0;
     for (const Segment& segment : asking) count += segment.count;
@@ -49,7 +50,7 @@ class ForwardPass {
         config_(model.config()),
         hooks_(hooks) {}
 
-  // residual = 0, delta = room for `rows` rows.
+  // Room for `rows` rows; the caller fills the residual with their embeddings.
   void start(Batch& batch, int64_t rows);
 
   // norm -> token mixers; returns the heads' outputs [asking_rows, query_size].
@@ -62,11 +63,14 @@ class ForwardPass {
   // The asking rows of a matrix [N, ...].
   TensorView keep_asking(const Batch& batch, TensorView all);
 
+  // Goes on with the asking rows of the residual alone.
+  void keep_asking(Batch& batch);
+
   // The rest of a layer: output projection, norm, feed-forward network.
   void finish_layer(int64_t index, ConstTensorView mixed, Batch& batch);
 
-  // residual += delta, then the norm of it.
-  TensorView add_and_norm(Batch& batch, const Tensor& weight);
+  // The norm of the residual, with everything added to it.
+  TensorView norm(Batch& batch, const Tensor& weight);
 
   // Room for activations, and for what must stay f32 whatever they are.
   TensorView rows(int64_t count, int64_t columns) {
@@ -81,6 +85,7 @@ class ForwardPass {
   struct Output {
     const Projection* projection;
     TensorView y;
+    bool accumulate = false;  // y +=; not for spikes
   };
 
   // What all mixers of a layer start from.
@@ -97,6 +102,9 @@ class ForwardPass {
 
   void project(Place place, ConstTensorView x, std::initializer_list<Output> outputs);
   void project_dense(ConstTensorView x, std::initializer_list<Output> outputs);
+  // residual += the projection of x.
+  void project_onto_residual(Place place, ConstTensorView x, const Projection& projection,
+                             Batch& batch);
   void project_codes(Place place, const spike::SpikeCounts& counts,
                      std::initializer_list<Output> outputs);
   void verify_spikes(Place place, const spike::SpikeCounts& counts, const Output& output);
@@ -126,8 +134,9 @@ class ForwardPass {
   void add_normalized(const Tensor& weight, TensorView from, TensorView sum, bool add);
 
   bool plain(const Network& network) const;
-  void run_network(int64_t index, const Network& network, ConstTensorView x, TensorView y);
-  void run_experts(int64_t index, ConstTensorView x, TensorView y);
+  // Both add to the residual.
+  void run_network(int64_t index, const Network& network, ConstTensorView x, Batch& batch);
+  void run_experts(int64_t index, ConstTensorView x, Batch& batch);
   ops::MoeChoices choose_experts(int64_t index, ConstTensorView x);
   void show_choices(int64_t index, ConstTensorView logits, const ops::MoeChoices& choices);
 

@@ -36,7 +36,7 @@ void show_as_sinks(const KeyValueCache& cache, ops::SoftmaxAttentionArgs& args) 
 
 TensorView ForwardPass::mix(int64_t index, Batch& batch) {
   const Layer& layer = model_.layer(index);
-  const Heads heads = project_heads(index, add_and_norm(batch, layer.attn_norm), batch);
+  const Heads heads = project_heads(index, norm(batch, layer.attn_norm), batch);
   return mix_branches(layer, index, heads, batch);
 }
 
@@ -56,6 +56,11 @@ TensorView ForwardPass::keep_asking(const Batch& batch, TensorView all) {
     row += segment.count;
   }
   return kept;
+}
+
+void ForwardPass::keep_asking(Batch& batch) {
+  batch.residual = keep_asking(batch, batch.residual);
+  if (config_.spikes) batch.delta = batch.delta.rows(0, batch.asking_rows());
 }
 
 // Softmax mixers alone: keys and values of all rows, queries of those that ask.
@@ -203,9 +208,11 @@ void ForwardPass::append(const Heads& heads, int64_t index,
 }
 
 void ForwardPass::mix_linear(const Heads& heads, int64_t index, size_t branch, const Batch& batch) {
+  // The attention maps queries and keys as it reads them, where it can.
+  const bool rectify = config_.feature_map == ops::FeatureMap::kRelu;
   ops::gated_linear_attention_inputs(
-      context_, {.q = heads.q,
-                 .k = heads.k,
+      context_, {.q = rectify ? TensorView() : heads.q,
+                 .k = rectify ? TensorView() : heads.k,
                  .g = heads.gate,
                  .gate_logit_normalizer = static_cast<float>(config_.gate_logit_normalizer),
                  .feature_map = config_.feature_map,
@@ -224,6 +231,7 @@ void ForwardPass::mix_linear(const Heads& heads, int64_t index, size_t branch, c
   args.o = o;
   args.scale = attention_scale();
   args.sequences = sequences;
+  args.rectify = rectify;
   ops::gated_linear_attention(context_, args);
 }
 

@@ -32,7 +32,7 @@ void run_sinks(Context& context, const Model& model, SequenceState& state) {
   batch.segments = {{&state, 0, count}};
   batch.asking = batch.segments;
   pass.start(batch, count);
-  copy_tensor(context, model.sink_embeddings(), batch.delta);
+  copy_tensor(context, model.sink_embeddings(), batch.residual);
   for (int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
     const Arena::Scope layer_scope(context.arena());
     // Nothing reads what the last layer makes of the sinks but the mixers' states.
