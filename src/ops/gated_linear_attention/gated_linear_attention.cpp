@@ -127,7 +127,7 @@ void check_args(const Device& device, const GatedLinearAttentionArgs& args) {
   check_boundaries(args);
 }
 
-void gated_linear_attention_cpu(Context& context, const GatedLinearAttentionArgs& args) {
+void run_sequence(Context& context, const GatedLinearAttentionArgs& args) {
   const int64_t tokens = args.q.shape()[0];
   if (tokens == 0) return;
   const bool faster =
@@ -141,10 +141,20 @@ void gated_linear_attention_cpu(Context& context, const GatedLinearAttentionArgs
   }
 }
 
+void gated_linear_attention_cpu(Context& context, const GatedLinearAttentionArgs& args) {
+  const Arena::Scope scope(context.arena());
+  GatedLinearAttentionArgs mapped = args;
+  if (args.rectify) {
+    mapped.q = rectified(context, args.q);
+    mapped.k = rectified(context, args.k);
+  }
+  for_each_sequence(mapped,
+                    [&](const GatedLinearAttentionArgs& one) { run_sequence(context, one); });
+}
+
 void run(Context& context, const GatedLinearAttentionArgs& args) {
   if (context.device().is_cuda()) return gated_linear_attention_cuda(context, args);
-  for_each_sequence(
-      args, [&](const GatedLinearAttentionArgs& one) { gated_linear_attention_cpu(context, one); });
+  gated_linear_attention_cpu(context, args);
 }
 
 }  // namespace

@@ -8,14 +8,18 @@
 // identical copy per query head.
 //
 //   name   shape         dtype  access
-//   q      [L, Hq, K]    f32    read, after the feature map
-//   k      [L, Hkv, K]   f32    read, after the feature map
+//   q      [L, Hq, K]    f32    read, after the feature map or, with `rectify`, before it
+//   k      [L, Hkv, K]   f32    the same
 //   v      [L, Hkv, V]   f32    read
 //   g      [L, Hkv, K]   f32    read; log decay, clamped from below at kMinLogDecay
 //   state  [Hkv, K, V]   f32    initial state, overwritten with the final one
 //   o      [L, Hq, V]    f32    overwritten; may be q
 //
 // On a CUDA device q, k, v and o may all be bf16, and g may be too; K is at most 256 there.
+//
+// With `rectify` q and k count as max(x, 0), the feature map relu, NaN as NaN: the same bits as
+// from tensors that hold these values, without a pass that writes them (on the CPU copies are
+// made).
 //
 // A batch: `sequences` says how the L tokens are cut, one sequence after the other, each with a
 // state of its own; `state` is absent then. A sequence gives the same bits alone and in any batch.
@@ -85,6 +89,7 @@ struct GatedLinearAttentionArgs {
   std::span<const GatedLinearAttentionSequence> sequences = {};
   int64_t boundary_interval = 0;  // tokens; 0: no states on the way
   TensorView boundary_states = {};
+  bool rectify = false;
 };
 
 void gated_linear_attention(Context& context, const GatedLinearAttentionArgs& args);
@@ -107,8 +112,8 @@ std::optional<FeatureMap> parse_feature_map(std::string_view name);
 // the smallest normal number, below which results are 0. NaN stays NaN.
 //
 //   name  shape     dtype  access
-//   q     any       f32    overwritten
-//   k     any       f32    overwritten
+//   q     any       f32    overwritten; absent: gated_linear_attention applies the map (`rectify`)
+//   k     any       f32    overwritten; absent where q is, and only there; never with a tied gate
 //   g     any       f32    overwritten; tied: only written, as [rows, last] of k
 struct GatedLinearAttentionInputsArgs {
   TensorView q;
@@ -119,8 +124,8 @@ struct GatedLinearAttentionInputsArgs {
   bool tied_gate = false;
 };
 
-// Usage error for other dtypes, overlapping memory, a normalizer that is no positive number, and a
-// tied gate with another map than sigmoid or another shape than k.
+// Usage error for other dtypes, overlapping memory, q or k alone, a normalizer that is no positive
+// number, and a tied gate without q and k, with another map than sigmoid or another shape than k.
 void gated_linear_attention_inputs(Context& context, const GatedLinearAttentionInputsArgs& args);
 
 }  // namespace spb::ops

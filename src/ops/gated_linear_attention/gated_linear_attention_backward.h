@@ -11,7 +11,7 @@
 // the forward pass takes them.
 //
 //   name           shape         dtype  access
-//   q, k, v, g     as in the forward pass, read
+//   q, k, v, g     as in the forward pass, read; q and k after the feature map
 //   state          [Hkv, K, V]   f32    read; the initial one
 //   d_o            [L, Hq, V]    f32    read
 //   d_final_state  [Hkv, K, V]   f32    read; absent: the final state is not used, all zeros

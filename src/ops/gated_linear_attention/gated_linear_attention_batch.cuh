@@ -48,6 +48,7 @@ struct Tensors {
   int key_dim = 0;
   int value_dim = 0;
   float scale = 1;
+  bool rectify = false;  // q and k
 };
 
 inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }

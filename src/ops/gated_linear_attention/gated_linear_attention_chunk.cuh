@@ -86,6 +86,16 @@ __device__ inline void store_pair(bf16_t* to, float2 x) {
   *reinterpret_cast<uint32_t*>(to) = cuda::pack_bf16(x.x, x.y);
 }
 
+// Pairs of queries or keys as they count: max(x, 0) with `rectify`. NaN stays NaN.
+__device__ inline uint32_t mapped(uint32_t pair, bool rectify) {
+  constexpr uint32_t kMinusInfinities = 0xff80ff80;
+  asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(pair) : "r"(rectify ? 0 : kMinusInfinities));
+  return pair;
+}
+__device__ inline float2 load_mapped(const bf16_t* from, bool rectify) {
+  return cuda::unpack_bf16(mapped(*reinterpret_cast<const uint32_t*>(from), rectify));
+}
+
 // Log decays to base 2, floored; NaN stays NaN.
 __device__ inline float2 log2_decays(float2 g) {
   constexpr float kLog2E = 1.44269504f;
@@ -151,6 +161,14 @@ struct Queries {
   }
   __device__ const uint32_t& word(int step, int word) const {
     return at[step / 2][word % 2][step % 2 * 2 + word / 2];
+  }
+
+  __device__ void map(bool rectify) {
+#pragma unroll
+    for (int m = 0; m < kDim / 32; ++m) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) at[m][i / 4][i % 4] = mapped(at[m][i / 4][i % 4], rectify);
+    }
   }
 };
 

@@ -10,6 +10,9 @@ namespace spb::ops {
 inline constexpr int64_t kChunkedTokens = 8;
 inline constexpr int64_t kChunkedGroup = 2;
 
+// max(x, 0) of a contiguous tensor, in the context's arena.
+TensorView rectified(Context& context, const ConstTensorView& x);
+
 void gated_linear_attention_recurrent(Context& context, const GatedLinearAttentionArgs& args);
 void gated_linear_attention_chunked(Context& context, const GatedLinearAttentionArgs& args);
 

@@ -17,6 +17,7 @@ constexpr int64_t blocks_of(int dim) { return dim == 128 ? 128 : 256; }
 gated::Tensors tensors_of(const GatedLinearAttentionArgs& args) {
   gated::Tensors tensors = gated::inputs_of(args);
   tensors.o = args.o.data();
+  tensors.rectify = args.rectify;
   const auto also = [&](const void* pointer) {
     tensors.aligned = tensors.aligned && gated::aligned(pointer);
   };

@@ -1,6 +1,7 @@
 // gated_linear_attention on a CUDA device against the reference: any length, batch and gate.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -41,6 +42,7 @@ struct Problem {
   Tensor q, k, v, g;
   std::vector<Tensor> states;
   float scale;
+  bool rectify = false;
 
   Problem(const Case& case_, uint64_t seed, Gate gate = {})
       : c(case_), scale(1.0f / std::sqrt(static_cast<float>(c.key_dim))) {
@@ -77,6 +79,7 @@ struct Problem {
                                   {},       device_o, scale,    form};
     if (in_place) args.q = device_o;
     args.sequences = sequences;
+    args.rectify = rectify;
     gated_linear_attention(context, args);
     Result result{test::take(context, device_o), {}};
     for (const Tensor& state : device_states) result.states.push_back(test::take(context, state));
@@ -96,6 +99,7 @@ struct Problem {
     }
     GatedLinearAttentionArgs args{q, k, v, g, {}, result.o, scale, Form::kAutomatic};
     args.sequences = sequences;
+    args.rectify = rectify;
     gated_linear_attention_reference(args);
     return result;
   }
@@ -133,6 +137,22 @@ class GatedLinearAttentionCuda : public test::OnCuda {
                                  static_cast<int>(form), gates));
       }
     }
+  }
+
+  void expect_rectifies(Problem problem, Form form) {
+    const std::string what = describe(problem.c, GetParam(), DType::kF32);
+    problem.rectify = true;
+    const Result got = problem.run(context(), GetParam(), DType::kF32, form);
+    expect_close(got, problem.run_reference(), limit(GetParam()), what);
+    expect_same(problem.run(context(), GetParam(), DType::kF32, form, true), got,
+                what + " in place");
+    problem.rectify = false;
+    for (Tensor* tensor : {&problem.q, &problem.k}) {
+      float* x = tensor->as<float>();
+      std::transform(x, x + tensor->shape().elements(), x,
+                     [](float z) { return std::max(z, 0.0f); });
+    }
+    expect_same(problem.run(context(), GetParam(), DType::kF32, form), got, what);
   }
 };
 
@@ -271,6 +291,19 @@ TEST_P(GatedLinearAttentionCuda, TheSameBitsAgainAndInPlace) {
   }
 }
 
+// As from inputs that were mapped before, bit by bit; also where gates are too steep for one
+// anchor.
+TEST_P(GatedLinearAttentionCuda, RectifiesWhatItReads) {
+  const std::vector<Gate> gates = {{}, [] { return -20.0f; }};
+  for (const int64_t dim : {64, 128, 40}) {
+    for (const Gate& gate : gates) {
+      expect_rectifies(Problem({{1, 200, 5}, 2, 7, dim, dim}, 20, gate), Form::kRecurrent);
+      expect_rectifies(Problem({{1, 200, 5}, 2, 7, dim, dim}, 21, gate), Form::kChunked);
+      expect_rectifies(Problem({{1, 200, 5}, 2, 7, dim, dim}, 22, gate), Form::kAutomatic);
+    }
+  }
+}
+
 TEST_P(GatedLinearAttentionCuda, PrefillThenDecodeEqualsPrefillOfAll) {
   Problem problem({{200}, 2, 2, 64, 64}, 18);
   const Result expected = problem.run_reference();
@@ -304,6 +337,7 @@ TEST_P(GatedLinearAttentionCuda, NanSpreadsForward) {
   for (Tensor Problem::*which : {&Problem::q, &Problem::k, &Problem::v, &Problem::g}) {
     for (const int64_t token : {0, 40, 64, 299}) {
       Problem problem({{300}, 1, 2, 64, 64}, 19);
+      problem.rectify = token % 8 == 0;  // NaN stays NaN
       const Result clean = problem.run(context(), GetParam(), DType::kF32, Form::kChunked);
       Tensor& tensor = problem.*which;
       const int64_t width = tensor.shape().elements() / 300;

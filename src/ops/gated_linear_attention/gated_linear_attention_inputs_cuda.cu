@@ -22,7 +22,8 @@ struct Args {
   Rows<G> g;
   int64_t q_rows, k_rows, g_rows;
   int q_columns, k_columns, g_columns;
-  float factor;  // 1 / gate_logit_normalizer
+  unsigned first;  // of q, k and g that is there
+  float factor;    // 1 / gate_logit_normalizer
   FeatureMap map;
   bool tied;
 };
@@ -48,16 +49,18 @@ struct Place {
   }
 };
 
-// One pack for each thread; along y of the grid q, k and, where it is not tied to k, the gate.
+// One pack for each thread; along y of the grid q and k, if they are there, and, where it is not
+// tied to k, the gate.
 template <int kPack, typename T, typename G>
 __global__ void __launch_bounds__(kThreads) inputs_kernel(const Args<T, G> args) {
   cuda::let_next_begin();
   cuda::wait_for_earlier();
   const auto to_feature = [&](float x) { return feature(args.map, x); };
-  if (blockIdx.y == 0) {
+  const unsigned which = args.first + blockIdx.y;
+  if (which == 0) {
     const Place at(args.q_columns, kPack);
     if (at.row < args.q_rows) map_pack<kPack>(args.q.row(at.row) + at.column, to_feature);
-  } else if (blockIdx.y == 1) {
+  } else if (which == 1) {
     const Place at(args.k_columns, kPack);
     if (at.row >= args.k_rows) return;
     T* k = args.k.row(at.row) + at.column;
@@ -83,7 +86,9 @@ __global__ void __launch_bounds__(kThreads) inputs_kernel(const Args<T, G> args)
 
 void gated_linear_attention_inputs_cuda(Context& context,
                                         const GatedLinearAttentionInputsArgs& args) {
-  const int64_t most = std::max({args.q.shape().elements(), args.k.shape().elements(),
+  const bool gate_only = !args.q.defined() && !args.k.defined();
+  const int64_t most = std::max({gate_only ? 0 : args.q.shape().elements(),
+                                 gate_only ? 0 : args.k.shape().elements(),
                                  args.tied_gate ? 0 : args.g.shape().elements()});
   if (most == 0) return;
   cuda::with_activation(args.q.dtype(), [&](auto activation) {
@@ -91,8 +96,9 @@ void gated_linear_attention_inputs_cuda(Context& context,
       using T = decltype(activation);
       using G = decltype(gate);
       constexpr int kPack = 16 / static_cast<int>(std::max(sizeof(T), sizeof(G)));
-      const bool packed = cuda::packs_fit(args.q, kPack) && cuda::packs_fit(args.k, kPack) &&
-                          cuda::packs_fit(args.g, kPack);
+      const bool packed =
+          cuda::packs_fit(args.g, kPack) &&
+          (gate_only || (cuda::packs_fit(args.q, kPack) && cuda::packs_fit(args.k, kPack)));
       const Args<T, G> kernel_args{cuda::rows_of<T>(args.q),
                                    cuda::rows_of<T>(args.k),
                                    cuda::rows_of<G>(args.g),
@@ -102,12 +108,13 @@ void gated_linear_attention_inputs_cuda(Context& context,
                                    static_cast<int>(args.q.shape().last()),
                                    static_cast<int>(args.k.shape().last()),
                                    static_cast<int>(args.g.shape().last()),
+                                   gate_only ? 2u : 0u,
                                    1.0f / args.gate_logit_normalizer,
                                    args.feature_map,
                                    args.tied_gate};
       const int64_t packs = most / (packed ? kPack : 1);
       const dim3 blocks(static_cast<unsigned>(cuda::ceil_divide(packs, kThreads)),
-                        args.tied_gate ? 2 : 3);
+                        gate_only ? 1 : (args.tied_gate ? 2 : 3));
       const auto kernel = packed ? inputs_kernel<kPack, T, G> : inputs_kernel<1, T, G>;
       cuda::launch_early(context, "gated_linear_attention_inputs", blocks, kThreads, 0, kernel,
                          kernel_args);

@@ -76,6 +76,13 @@ TEST_P(GatedInputs, GateOfItsOwn) {
   }
 }
 
+TEST_P(GatedInputs, TheGateAlone) {
+  const std::vector<float> z = projections();
+  Tensor g = rows_of(z);
+  gated_linear_attention_inputs(context_, {.q = {}, .k = {}, .g = g});
+  expect_maps(g, z, [](double x) { return -softplus(-x) / 16; });
+}
+
 TEST_P(GatedInputs, GateTiedToTheKey) {
   const std::vector<float> z = projections();
   Tensor q = rows_of(z), k = rows_of(z), g(DType::kF32, q.shape());
@@ -131,6 +138,35 @@ TEST_P(GatedInputs, RowsMayHaveGaps) {
   }
 }
 
+// gated_linear_attention makes the same of inputs that it rectifies and of such that were before.
+void expect_rectifies(Context& context, int64_t tokens, Form form) {
+  Problem problem({tokens, 2, 3, 40, 40}, 71);
+  problem.rectify = true;
+  const Result got = problem.run(context, form);
+  expect_close(got, problem.run_reference(), "rectified");
+  EXPECT_EQ(problem.solve(
+                [&](GatedLinearAttentionArgs args) {
+                  std::copy_n(problem.q.as<float>(), args.o.shape().elements(), args.o.as<float>());
+                  args.q = args.o;
+                  gated_linear_attention(context, args);
+                },
+                form),
+            got);
+  Tensor gate = rows_of(std::vector<float>(37));
+  gated_linear_attention_inputs(context, {problem.q, problem.k, gate});
+  problem.rectify = false;
+  EXPECT_EQ(problem.run(context, form), got);
+  problem.rectify = true;
+  problem.k.as<float>()[13] = test::kPoison;
+  EXPECT_TRUE(std::isnan(problem.run(context, form).o[0]));
+}
+
+TEST_P(GatedInputs, MayBeRectifiedByTheAttention) {
+  for (const Form form : {Form::kRecurrent, Form::kChunked}) {
+    for (const int64_t tokens : {1, 70}) expect_rectifies(context_, tokens, form);
+  }
+}
+
 TEST(FeatureMap, HasNames) {
   for (const FeatureMap map : {FeatureMap::kRelu, FeatureMap::kSigmoid}) {
     EXPECT_EQ(parse_feature_map(name(map)), map);
@@ -167,6 +203,19 @@ TEST_F(GatedInputArguments, Overlap) {
   args_.q = q_;
   args_.g = k_;
   EXPECT_THROW(gated_linear_attention_inputs(context_, args_), Error);
+}
+
+TEST_F(GatedInputArguments, Absent) {
+  args_.q = {};
+  expect_error("q: expected f32");
+  args_.k = {};
+  gated_linear_attention_inputs(context_, args_);
+  args_.q = q_;
+  expect_error("k: expected f32");
+  args_.q = {};
+  args_.tied_gate = true;
+  args_.feature_map = FeatureMap::kSigmoid;
+  expect_error("expected f32");
 }
 
 TEST_F(GatedInputArguments, TiedGates) {

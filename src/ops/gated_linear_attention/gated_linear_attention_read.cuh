@@ -94,12 +94,12 @@ class ChunkPreparation {
   }
 
   // Second half: everything that follows from the sums. A barrier must follow.
-  __device__ void finish(float scale) {
+  __device__ void finish(float scale, bool rectify) {
     if (octet_ >= kOctets) return;
     const bool steep = memory_.is_steep(sub_chunk_);
 #pragma unroll
     for (int i = 0; i < kOctet; ++i) {
-      keys_[i] = load_pair(&memory_.keys[octet_ * kOctet + i][2 * pair_]);
+      keys_[i] = load_mapped(&memory_.keys[octet_ * kOctet + i][2 * pair_], rectify);
     }
     write_first_decays();
     write_from_anchor(scale, steep);

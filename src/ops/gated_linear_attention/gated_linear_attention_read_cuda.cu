@@ -46,7 +46,9 @@ class Tile {
   using Memory = ReadMemory<kDim, Gate>;
 
   __device__ Tile(const Tensors& tensors, const Segment& segment, int head, const TileIndex& index)
-      : sub_chunk_(index.sub_chunk), stride_(tensors.kv_heads * tensors.group * kDim) {
+      : rectify_(tensors.rectify),
+        sub_chunk_(index.sub_chunk),
+        stride_(tensors.kv_heads * tensors.group * kDim) {
     const int skipped = index.chunk * kChunk + index.sub_chunk * kSubChunk;
     tokens_ = segment.tokens - skipped;
     const int64_t token = segment.first_token + skipped;
@@ -72,9 +74,10 @@ class Tile {
     }
   }
 
-  // Weights of the diagonal block, whatever the gates are.
+  // Weights of the diagonal block, whatever the gates are. Maps the queries.
   __device__ void score_exactly(const Memory& memory, const Tensors& tensors,
-                                const Queries<kDim>& queries, uint32_t (&weights)[4]) const {
+                                Queries<kDim>& queries, uint32_t (&weights)[4]) const {
+    queries.map(rectify_);
     float scores[2][4] = {};
     exact_scores<kDim>(queries, memory.halves[sub_chunk_],
                        memory.anchored[Memory::block(sub_chunk_, sub_chunk_)], tensors.scale,
@@ -147,8 +150,9 @@ class Tile {
     for (int j = 0; j <= kLast; ++j) pack(scores[j], weights[j]);
   }
 
-  // Sixteen channels of the queries: anchored at the first token of the sub-chunk as a left factor,
-  // and in place decayed from the start of the chunk.
+  // Sixteen channels of the queries, mapped (once more if they were: nothing changes): anchored at
+  // the first token of the sub-chunk as a left factor, and in place decayed from the start of the
+  // chunk. To map them all where they are taken over would need more registers than there are.
   template <int kLast>
   __device__ void anchor(const Memory& memory, int step, Queries<kDim>& queries,
                          uint32_t (&anchored)[4]) const {
@@ -157,7 +161,8 @@ class Tile {
       const int row = kLast * kSubChunk + lane_ / 4 + word % 2 * 8;
       const int column = 16 * step + word / 2 * 8 + lane_ % 4 * 2;
       uint32_t& query = queries.word(step, word);
-      const float2 decayed = cuda::unpack_bf16(query) * load_pair(&memory.query_decay[row][column]);
+      const float2 decayed =
+          cuda::unpack_bf16(mapped(query, rectify_)) * load_pair(&memory.query_decay[row][column]);
       const float2 whole = decayed * load_pair(&memory.first_decay[kLast][column]);
       anchored[word] = cuda::pack_bf16(decayed.x, decayed.y);
       query = cuda::pack_bf16(whole.x, whole.y);
@@ -198,6 +203,7 @@ class Tile {
   }
 
   int lane_ = static_cast<int>(threadIdx.x % 32);
+  bool rectify_;
   int sub_chunk_;
   int stride_;
   int tokens_;  // those from the first of this tile on that exist
@@ -277,7 +283,7 @@ __global__ void __launch_bounds__(kThreads, kResident<kDim>)
     publish_state(state, memory.state);
     ChunkPreparation<kDim, Gate> preparation(memory);
     __syncthreads();
-    preparation.finish(tensors.scale);
+    preparation.finish(tensors.scale, tensors.rectify);
     __syncthreads();
     copy_chunk(memory, tensors, segment, head, chunk + 1);
 

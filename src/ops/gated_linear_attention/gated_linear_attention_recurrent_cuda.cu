@@ -25,6 +25,13 @@ struct TokenMemory {
   float parts[kHeads][kWarps][kTile];  // products of each warp
 };
 
+// An element of the queries or keys.
+template <typename T>
+__device__ float load_mapped(const Tensors& tensors, const T* from) {
+  const float x = cuda::to_float(*from);
+  return tensors.rectify && x < 0 ? 0 : x;  // NaN stays NaN
+}
+
 template <typename T, int kRows>
 __device__ void load_queries(const Tensors& tensors, int64_t first_row, int heads,
                              float (&to)[kHeads][kRows * kRowThreads]) {
@@ -36,7 +43,7 @@ __device__ void load_queries(const Tensors& tensors, int64_t first_row, int head
     const int channel = static_cast<int>(i % kChannels);
     const int head = static_cast<int>(i / kChannels);
     const bool there = head < heads && channel < tensors.key_dim;
-    to[head][channel] = there ? cuda::to_float(q[head * tensors.key_dim + channel]) : 0.0f;
+    to[head][channel] = there ? load_mapped(tensors, q + head * tensors.key_dim + channel) : 0.0f;
   }
 }
 
@@ -49,7 +56,7 @@ __device__ void load_key(const Tensors& tensors, int64_t row, float* keys, float
                          ? __bfloat162float(static_cast<const __nv_bfloat16*>(tensors.g)[index])
                          : static_cast<const float*>(tensors.g)[index];
   decays[channel] = expf(gate < kMinLogDecay ? kMinLogDecay : gate);
-  keys[channel] = cuda::to_float(static_cast<const T*>(tensors.k)[index]);
+  keys[channel] = load_mapped(tensors, static_cast<const T*>(tensors.k) + index);
 }
 
 // kRows rows, kRowThreads apart, and kColumns neighboring columns of a state: the part of one

@@ -15,6 +15,7 @@ void run_sequence(const GatedLinearAttentionArgs& args) {
   const int64_t group = args.q.shape()[1] / kv_heads;
   const int64_t key_dim = args.k.shape()[2];
   const int64_t value_dim = args.v.shape()[2];
+  const auto mapped = [&](float x) { return args.rectify && x < 0 ? 0.0 : double{x}; };
   for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
     float* stored = args.state.row_as<float>(kv_head * key_dim);
     std::vector<double> state(stored, stored + key_dim * value_dim);
@@ -27,14 +28,15 @@ void run_sequence(const GatedLinearAttentionArgs& args) {
         const double decay = std::exp(double{g[c] < kMinLogDecay ? kMinLogDecay : g[c]});
         for (int64_t d = 0; d < value_dim; ++d) {
           double& s = state[c * value_dim + d];
-          s = decay * s + double{k[c]} * v[d];
+          s = decay * s + mapped(k[c]) * v[d];
         }
       }
       for (int64_t h = row * group; h < (row + 1) * group; ++h) {
         const float* q = args.q.row_as<float>(h);
         std::vector<double> output(static_cast<size_t>(value_dim));
         for (int64_t c = 0; c < key_dim; ++c) {
-          for (int64_t d = 0; d < value_dim; ++d) output[d] += q[c] * state[c * value_dim + d];
+          for (int64_t d = 0; d < value_dim; ++d)
+            output[d] += mapped(q[c]) * state[c * value_dim + d];
         }
         float* o = args.o.row_as<float>(h);
         for (int64_t d = 0; d < value_dim; ++d) o[d] = static_cast<float>(args.scale * output[d]);

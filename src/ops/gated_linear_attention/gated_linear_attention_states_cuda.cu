@@ -26,7 +26,7 @@ struct CollectMemory {
 // subtracted from each other: a strong gate would swallow weak ones. Returns the log decay of the
 // whole chunk, to those threads that have its first sub-chunk.
 template <int kDim, typename Memory, typename Stage>
-__device__ float2 decay_keys(Memory& memory, const Stage& stage) {
+__device__ float2 decay_keys(Memory& memory, const Stage& stage, bool rectify) {
   using Task = GateTask<kDim, kChunk>;
   const Task task;
   const int column = 2 * task.pair;
@@ -49,7 +49,7 @@ __device__ float2 decay_keys(Memory& memory, const Stage& stage) {
 #pragma unroll
   for (int i = kSubChunk - 1; i >= 0; --i) {
     if (task.has(i)) {
-      const float2 key = load_pair(&stage.keys[first + i][column]);
+      const float2 key = load_mapped(&stage.keys[first + i][column], rectify);
       store_pair(&memory.ending[first + i][column], key * exp2_of(later));
     }
     later = later + gates[i];
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     __syncthreads();  // this chunk has arrived, the one before is no longer read
     copy_chunk(chunk + kStages - 1);
     const auto& stage = memory.stage[chunk % kStages];
-    log_decay = log_decay + decay_keys<kDim>(memory, stage);
+    log_decay = log_decay + decay_keys<kDim>(memory, stage, tensors.rectify);
     __syncthreads();
     state.template add<kChunk>(memory.decay, memory.ending, stage.values);
   }

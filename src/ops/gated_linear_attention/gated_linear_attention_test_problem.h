@@ -41,6 +41,7 @@ struct Result {
 struct Problem {
   Case c;
   Tensor q, k, v, g, state, o;
+  bool rectify = false;
 
   Problem(const Case& case_, uint64_t seed)
       : c(case_),
@@ -56,7 +57,9 @@ struct Problem {
   }
 
   GatedLinearAttentionArgs args(Form form) {
-    return {q, k, v, g, state, o, 1.0f / std::sqrt(float(c.key_dim)), form};
+    GatedLinearAttentionArgs all{q, k, v, g, state, o, 1.0f / std::sqrt(float(c.key_dim)), form};
+    all.rectify = rectify;
+    return all;
   }
 
   // Runs on a copy of the state, so that a problem can be solved again.
