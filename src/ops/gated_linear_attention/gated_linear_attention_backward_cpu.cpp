@@ -4,35 +4,19 @@
 
 #include "core/isa.h"
 #include "ops/gated_linear_attention/gated_linear_attention_backward_kernels.h"
+#include "ops/gated_linear_attention/gated_linear_attention_cpu.h"
 
 namespace spb::ops {
 namespace {
 
-// The tokens [first, first + count) of one key/value head.
+// With their gradients.
 GradientTokens tokens_of(const GatedLinearAttentionBackwardArgs& args, int64_t kv_head,
                          int64_t first, int64_t count) {
-  const int64_t kv_heads = args.k.shape()[1];
-  const int64_t group = args.q.shape()[1] / kv_heads;
-  const int64_t row = first * kv_heads + kv_head;
-  const int64_t key_dim = args.k.shape()[2];
-  const int64_t value_dim = args.v.shape()[2];
-  return {args.q.row_as<float>(row * group),
-          args.k.row_as<float>(row),
-          args.v.row_as<float>(row),
-          args.g.row_as<float>(row),
-          args.d_o.row_as<float>(row * group),
-          args.d_q.row_as<float>(row * group),
-          args.d_k.row_as<float>(row),
-          args.d_g.row_as<float>(row),
-          kv_heads * group * key_dim,
-          kv_heads * key_dim,
-          kv_heads * value_dim,
-          kv_heads * group * value_dim,
-          count,
-          group,
-          key_dim,
-          value_dim,
-          args.scale};
+  const GatedTokens inputs = inputs_of(args, kv_head, first, count);
+  const int64_t row = first * args.k.shape()[1] + kv_head;
+  return {inputs, args.d_o.row_as<float>(row * inputs.group),
+          args.d_q.row_as<float>(row * inputs.group), args.d_k.row_as<float>(row),
+          args.d_g.row_as<float>(row)};
 }
 
 // Where tile `index` of all tiles of all heads lies in a state [kv heads, key_dim, value_dim].

@@ -9,16 +9,13 @@
 namespace spb::ops {
 namespace {
 
-// Products of bf16, and results in it; else sums of f32 along a sequence.
-double limit(DType dtype) { return dtype == DType::kBF16 ? 5e-3 : 1e-5; }
-
 class GatedLinearAttentionBackwardCuda : public test::OnCuda {
  protected:
   void expect_matches_reference(const BackwardProblem& problem, const std::string& what = {}) {
     const Gradients expected = problem.run_reference();
     for (const DType gate_dtype : {DType::kF32, DType::kBF16}) {
       expect_close(problem, problem.run(context(), GetParam(), gate_dtype), expected,
-                   limit(GetParam()),
+                   batch_tolerance(GetParam()),
                    fmt::format("{} {} gates {} {}", describe(problem.c), name(GetParam()),
                                name(gate_dtype), what));
     }

@@ -13,26 +13,11 @@ namespace spb::ops {
 
 inline constexpr int64_t kBackwardBlock = 32;  // tokens whose states are held at once
 
-// Some tokens of one key/value head and the query heads that read it. Strides, in floats, lead from
-// one token to the next; heads of the group lie behind each other.
-struct GradientTokens {
-  const float* q;    // [tokens, group, key_dim]
-  const float* k;    // [tokens, key_dim]
-  const float* v;    // [tokens, value_dim]
-  const float* g;    // [tokens, key_dim], unclamped
+struct GradientTokens : GatedTokens {
   const float* d_o;  // [tokens, group, value_dim]
-  float* d_q;
+  float* d_q;        // as q, k and g
   float* d_k;
   float* d_g;
-  int64_t q_stride;  // of q and d_q
-  int64_t k_stride;  // of k, g, d_k and d_g
-  int64_t v_stride;
-  int64_t o_stride;
-  int64_t tokens;
-  int64_t group;
-  int64_t key_dim;
-  int64_t value_dim;
-  float scale;
 };
 
 struct BackwardKernels {

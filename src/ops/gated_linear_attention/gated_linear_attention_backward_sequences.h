@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/gated_linear_attention/gated_linear_attention_backward.h"
+#include "ops/gated_linear_attention/gated_linear_attention_sequences.h"
 
 namespace spb::ops {
 
@@ -11,11 +12,7 @@ void for_each_sequence(const GatedLinearAttentionBackwardArgs& args, Function fu
   if (args.sequences.empty()) return function(args);
   int64_t first = 0;
   for (const GatedLinearAttentionBackwardSequence& sequence : args.sequences) {
-    const auto cut = [&](auto& tensor) {
-      const Shape& all = tensor.shape();
-      const Shape shape{sequence.tokens, all[1], all[2]};
-      tensor = {tensor.row(first * all[1]), tensor.dtype(), shape};
-    };
+    const auto cut = [&](auto& tensor) { tensor = tokens_of(tensor, first, sequence.tokens); };
     GatedLinearAttentionBackwardArgs one = args;
     one.sequences = {};
     cut(one.q), cut(one.k), cut(one.v), cut(one.g), cut(one.d_o);

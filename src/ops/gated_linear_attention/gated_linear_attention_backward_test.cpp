@@ -14,26 +14,6 @@ namespace {
 
 using test::contents;
 
-struct Forward {
-  Tensor o;
-  std::vector<Tensor> states;  // final ones
-};
-
-Forward run_forward(const BackwardProblem& problem) {
-  Forward forward{Tensor(DType::kF32, problem.d_o.shape()), {}};
-  std::vector<GatedLinearAttentionSequence> sequences;
-  forward.states.reserve(problem.states.size());
-  for (size_t i = 0; i < problem.states.size(); ++i) {
-    forward.states.push_back(copy_of(problem.states[i]));
-    sequences.push_back({problem.c.lengths[i], forward.states.back()});
-  }
-  GatedLinearAttentionArgs args{problem.q, problem.k, problem.v,    problem.g,
-                                {},        forward.o, problem.scale};
-  args.sequences = sequences;
-  gated_linear_attention_reference(args);
-  return forward;
-}
-
 // The scalar whose gradients d_o and d_finals make: their dot product with what comes out, which
 // is taken as a difference of two runs, for each run alone would round away what differs.
 double dot_difference(const Tensor& weights, const Tensor& a, const Tensor& b) {
@@ -49,9 +29,9 @@ double central_difference(const BackwardProblem& problem, float& x, float step) 
   const float high = middle + step;
   const float low = middle - step;
   x = high;
-  const Forward above = run_forward(problem);
+  const BatchOutputs above = problem.run_forward_reference();
   x = low;
-  const Forward below = run_forward(problem);
+  const BatchOutputs below = problem.run_forward_reference();
   x = middle;
   double sum = dot_difference(problem.d_o, above.o, below.o);
   for (size_t i = 0; i < problem.d_finals.size(); ++i) {
@@ -70,7 +50,8 @@ void expect_differences(const BackwardProblem& problem, Tensor& input, const Ten
   EXPECT_LE(test::relative_error(gradient, differences), tolerance) << what;
 }
 
-// The step is small for gates alone: all else enters linearly.
+// The step is small for gates alone: all else enters linearly, and what remains is that the forward
+// pass rounds what it returns to f32; a state that fades leaves little beside that.
 TEST(GatedLinearAttentionBackwardReference, AgreesWithCentralDifferences) {
   Rng rng(2);
   const std::vector<GateSource> gates = {[&] { return -rng.uniform(0.03f, 0.5f); },
@@ -84,7 +65,7 @@ TEST(GatedLinearAttentionBackwardReference, AgreesWithCentralDifferences) {
     expect_differences(problem, problem.v, expected.d_v, 0.5f, 1e-6, "v");
     expect_differences(problem, problem.g, expected.d_g, 0x1p-8f, 1e-4, "g");
     for (size_t i = 0; i < problem.states.size(); ++i) {
-      expect_differences(problem, problem.states[i], expected.d_states[i], 0.5f, 1e-6,
+      expect_differences(problem, problem.states[i], expected.d_states[i], 0.5f, 2e-6,
                          fmt::format("state {}", i));
     }
   }
@@ -103,8 +84,8 @@ const float* row(const Tensor& tensor, int64_t index) {
 // dg_t = rowsum(S_L . dS_L) + sum over i >= t of (q_i . dq_i - k_i . dk_i).
 void expect_identity(const BackwardProblem& problem, const std::string& what) {
   const Gradients got = problem.run_reference();
-  const Forward forward = run_forward(problem);
-  const BackwardCase& c = problem.c;
+  const BatchOutputs forward = problem.run_forward_reference();
+  const BatchCase& c = problem.c;
   Tensor expected(DType::kF32, got.d_g.shape());
   for (int64_t channel = 0; channel < c.kv_heads * c.key_dim; ++channel) {
     double sum = 0;
@@ -127,7 +108,7 @@ void expect_identity(const BackwardProblem& problem, const std::string& what) {
 TEST(GatedLinearAttentionBackwardReference, GradientsOfGatesObeyTheIdentity) {
   for (const int64_t tokens : {1, 63, 64, 65, 257}) {
     for (const int64_t dim : {64, 128}) {
-      const BackwardCase c{{tokens}, 1, 2, dim, 64};
+      const BatchCase c{{tokens}, 1, 2, dim, 64};
       expect_identity(BackwardProblem(c, 5), describe(c));
     }
   }
@@ -207,7 +188,7 @@ TEST_P(GatedLinearAttentionBackward, PartsOfASequenceChain) {
   problem.c.lengths = {50, 40};
   problem.d_finals.insert(problem.d_finals.begin(), Tensor(DType::kF32, problem.states[0].shape()));
   BackwardProblem earlier_tokens = alone(problem, 0);
-  problem.states.push_back(copy_of(run_forward(earlier_tokens).states[0]));
+  problem.states.push_back(copy_of(earlier_tokens.run_forward_reference().states[0]));
   BackwardProblem later_tokens = alone(problem, 1);
   const Gradients later = later_tokens.run(context_);
   earlier_tokens.d_finals[0] = copy_of(later.d_states[0]);

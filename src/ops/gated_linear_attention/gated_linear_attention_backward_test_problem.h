@@ -3,70 +3,35 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <limits>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "core/test_cuda.h"
-#include "core/test_operators.h"
-#include "ops/gated_linear_attention/gated_linear_attention.h"
 #include "ops/gated_linear_attention/gated_linear_attention_backward.h"
+#include "ops/gated_linear_attention/gated_linear_attention_test_batch.h"
 
 namespace spb::ops {
-
-using GateSource = std::function<float()>;
-
-struct BackwardCase {
-  std::vector<int64_t> lengths;
-  int64_t kv_heads = 1;
-  int64_t group = 1;
-  int64_t key_dim = 16;
-  int64_t value_dim = 16;
-};
-
-inline std::string describe(const BackwardCase& c) {
-  return fmt::format("L {} kv {} group {} K {} V {}", fmt::join(c.lengths, "+"), c.kv_heads,
-                     c.group, c.key_dim, c.value_dim);
-}
 
 struct Gradients {
   Tensor d_q, d_k, d_v, d_g;
   std::vector<Tensor> d_states;
 };
 
-inline Tensor copy_of(const ConstTensorView& from) {
-  Tensor to(DType::kF32, from.shape());
-  std::copy_n(from.as<float>(), from.shape().elements(), to.as<float>());
-  return to;
-}
-
-// Numbers that bf16 holds exactly, gates too.
-struct BackwardProblem {
-  BackwardCase c;
-  Tensor q, k, v, g, d_o;
-  std::vector<Tensor> states, d_finals;
-  float scale;
+struct BackwardProblem : BatchProblem {
+  Tensor d_o;
+  std::vector<Tensor> d_finals;
   bool with_finals = true;
 
-  BackwardProblem(const BackwardCase& case_, uint64_t seed, GateSource gate = {})
-      : c(case_), scale(1.0f / std::sqrt(static_cast<float>(c.key_dim))) {
-    int64_t tokens = 0;
-    for (const int64_t length : c.lengths) tokens += length;
-    Rng rng(seed);
-    q = test::random_tensor(rng, Shape{tokens, c.kv_heads * c.group, c.key_dim});
-    k = test::random_tensor(rng, Shape{tokens, c.kv_heads, c.key_dim});
-    v = test::random_tensor(rng, Shape{tokens, c.kv_heads, c.value_dim});
-    d_o = test::random_tensor(rng, Shape{tokens, c.kv_heads * c.group, c.value_dim});
-    g = Tensor(DType::kF32, k.shape());
-    if (!gate) gate = [&] { return -rng.uniform(0.0f, 0.2f); };
-    std::generate_n(g.as<float>(), g.shape().elements(), [&] { return to_float(to_bf16(gate())); });
-    const Shape state{c.kv_heads, c.key_dim, c.value_dim};
-    for (size_t i = 0; i < c.lengths.size(); ++i) {
-      states.push_back(test::random_tensor(rng, state));
-      d_finals.push_back(test::random_tensor(rng, state));
-    }
+  BackwardProblem(const BatchCase& case_, uint64_t seed, const GateSource& gate = {})
+      : BatchProblem(case_, seed, gate) {
+    Rng rng(seed + 1000);
+    d_o = test::random_tensor(rng, output_shape());
+    for (const Tensor& state : states) d_finals.push_back(test::random_tensor(rng, state.shape()));
+  }
+
+  void take_sequence(const BackwardProblem& batch, size_t index) {
+    BatchProblem::take_sequence(batch, index);
+    take_tokens(batch.d_o, batch.first_token(index), d_o);
+    d_finals[0] = copy_of(batch.d_finals[index]);
   }
 
   // Calls solve(arguments) with tensors of `context`'s device; outputs start as NaN.
@@ -94,10 +59,7 @@ struct BackwardProblem {
     args.scale = scale;
     args.sequences = sequences;
     solver(args);
-    const auto take = [&](const Tensor& tensor) {
-      if (tensor.shape().elements() == 0) return Tensor(DType::kF32, tensor.shape());
-      return test::take(context, tensor);
-    };
+    const auto take = [&](const Tensor& tensor) { return take_any(context, tensor); };
     Gradients result{take(d_q), take(d_k), take(d_v), take(d_g), {}};
     for (const Tensor& d_state : d_states) result.d_states.push_back(take(d_state));
     return result;
@@ -111,27 +73,6 @@ struct BackwardProblem {
     return solve(host, DType::kF32, DType::kF32, gated_linear_attention_backward_reference);
   }
 };
-
-// Gates from none to complete forgetting, and mixtures of extremes.
-inline std::vector<std::pair<std::string, GateSource>> gates_of_any_strength(Rng& rng) {
-  const auto up_to = [&](float strength) {
-    return [&rng, strength] { return -rng.uniform(0.0f, strength); };
-  };
-  return {
-      {"0", [] { return 0.0f; }},
-      {"-1e-7", [] { return -1e-7f; }},
-      {"weak", up_to(0.02f)},
-      {"up to 2", up_to(2)},
-      {"up to 5", up_to(5)},
-      {"up to 20", up_to(20)},
-      {"-2.4", [] { return -2.4f; }},
-      {"-2.6", [] { return -2.6f; }},
-      {"a reset now and then", [&rng] { return rng.below(20) == 0 ? -1e9f : -1e-3f; }},
-      {"resets mostly", [&rng] { return rng.below(4) != 0 ? -87.0f : -0.01f; }},
-      {"-88", [] { return -88.0f; }},
-      {"-infinity", [] { return -std::numeric_limits<float>::infinity(); }},
-  };
-}
 
 inline double norm(const ConstTensorView& x) {
   double sum = 0;
@@ -181,33 +122,11 @@ inline void expect_same(const Gradients& a, const Gradients& b, const std::strin
   }
 }
 
-// The tokens of sequence `index` as a problem of its own.
-inline BackwardProblem alone(const BackwardProblem& batch, size_t index) {
-  BackwardCase c = batch.c;
-  c.lengths = {batch.c.lengths[index]};
-  BackwardProblem one(c, 1);
-  int64_t first = 0;
-  for (size_t i = 0; i < index; ++i) first += batch.c.lengths[i];
-  const auto cut = [&](const Tensor& from, Tensor& to) {
-    const int64_t width = from.shape()[1] * from.shape()[2];
-    std::copy_n(from.as<float>() + first * width, to.shape().elements(), to.as<float>());
-  };
-  cut(batch.q, one.q), cut(batch.k, one.k), cut(batch.v, one.v);
-  cut(batch.g, one.g), cut(batch.d_o, one.d_o);
-  one.states[0] = copy_of(batch.states[index]);
-  one.d_finals[0] = copy_of(batch.d_finals[index]);
-  return one;
-}
-
 // Whether a sequence gives the bits that it gives in the batch.
 inline void expect_same_alone(const BackwardProblem& batch, const Gradients& together, size_t index,
                               const Gradients& got) {
-  int64_t first = 0;
-  for (size_t i = 0; i < index; ++i) first += batch.c.lengths[i];
   const auto same = [&](const Tensor& part, const Tensor& whole) {
-    const int64_t width = whole.shape()[1] * whole.shape()[2];
-    return std::equal(part.as<float>(), part.as<float>() + part.shape().elements(),
-                      whole.as<float>() + first * width);
+    return same_tokens(part, whole, batch.first_token(index));
   };
   EXPECT_TRUE(same(got.d_q, together.d_q)) << index;
   EXPECT_TRUE(same(got.d_k, together.d_k)) << index;

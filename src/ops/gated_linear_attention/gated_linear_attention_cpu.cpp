@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/isa.h"
-#include "ops/gated_linear_attention/gated_linear_attention_kernels.h"
 
 namespace spb::ops {
 namespace {
@@ -20,28 +19,12 @@ constexpr int64_t kTokenBlock = 32;
 // Chunks whose starting states are held at once: bounds scratch memory for long inputs.
 constexpr int64_t kSpanChunks = 16;
 
-// Tokens [first, first + count) of one key/value head.
+// With their outputs.
 GatedTokens tokens_of(const GatedLinearAttentionArgs& args, int64_t kv_head, int64_t first,
                       int64_t count) {
-  const int64_t kv_heads = args.k.shape()[1];
-  const int64_t group = args.q.shape()[1] / kv_heads;
-  const int64_t row = first * kv_heads + kv_head;
-  const int64_t key_dim = args.k.shape()[2];
-  const int64_t value_dim = args.v.shape()[2];
-  return {args.q.row_as<float>(row * group),
-          args.k.row_as<float>(row),
-          args.v.row_as<float>(row),
-          args.g.row_as<float>(row),
-          args.o.row_as<float>(row * group),
-          kv_heads * group * key_dim,
-          kv_heads * key_dim,
-          kv_heads * value_dim,
-          kv_heads * group * value_dim,
-          count,
-          group,
-          key_dim,
-          value_dim,
-          args.scale};
+  GatedTokens tokens = inputs_of(args, kv_head, first, count);
+  tokens.o = args.o.row_as<float>((first * args.k.shape()[1] + kv_head) * tokens.group);
+  return tokens;
 }
 
 float* state_of(const GatedLinearAttentionArgs& args, int64_t kv_head) {

@@ -14,13 +14,12 @@ inline constexpr int64_t kChannelTile = 16;  // channels are padded to whole reg
 // Some tokens of one key/value head and the query heads that read it. Strides, in floats, lead from
 // one token to the next; heads of the group lie behind each other.
 struct GatedTokens {
-  const float* q;  // [tokens, group, key_dim]
-  const float* k;  // [tokens, key_dim]
-  const float* v;  // [tokens, value_dim]
-  const float* g;  // [tokens, key_dim], unclamped
-  float* o;        // [tokens, group, value_dim]
-  int64_t q_stride;
-  int64_t k_stride;  // of k and g
+  const float* q;    // [tokens, group, key_dim]
+  const float* k;    // [tokens, key_dim]
+  const float* v;    // [tokens, value_dim]
+  const float* g;    // [tokens, key_dim], unclamped
+  int64_t q_stride;  // of q and its gradient
+  int64_t k_stride;  // of k and g and their gradients
   int64_t v_stride;
   int64_t o_stride;
   int64_t tokens;
@@ -28,6 +27,7 @@ struct GatedTokens {
   int64_t key_dim;
   int64_t value_dim;
   float scale;
+  float* o = nullptr;  // [tokens, group, value_dim]; of the forward pass
 };
 
 struct RecurrentKernels {

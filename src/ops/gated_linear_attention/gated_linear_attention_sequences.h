@@ -8,13 +8,14 @@
 namespace spb::ops {
 
 // `count` tokens from `first` on; contiguous tensors.
+template <typename View>
+View tokens_of(const View& tensor, int64_t first, int64_t count) {
+  const Shape& all = tensor.shape();
+  return {tensor.row(first * all[1]), tensor.dtype(), Shape{count, all[1], all[2]}};
+}
 inline GatedLinearAttentionArgs tokens_of(const GatedLinearAttentionArgs& args, int64_t first,
                                           int64_t count) {
-  const auto part = [&](auto tensor) {
-    const Shape& all = tensor.shape();
-    return decltype(tensor){tensor.row(first * all[1]), tensor.dtype(),
-                            Shape{count, all[1], all[2]}};
-  };
+  const auto part = [&](const auto& tensor) { return tokens_of(tensor, first, count); };
   GatedLinearAttentionArgs some = args;
   some.sequences = {};
   some.q = part(args.q);
