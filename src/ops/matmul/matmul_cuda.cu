@@ -50,15 +50,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     add_products(x, kRows, unit, weights, sums);
   }
-#pragma unroll
-  for (int n = 0; n < kOutputs; ++n) {
-#pragma unroll
-    for (int m = 0; m < kRows; ++m) {
-      const float sum = cuda::warp_sum(sums[n][m]);
-      if (lane != 0 || first + n >= w.rows) continue;
-      put_output(targets, t, m, first + n, sum);
-    }
-  }
+  put_sums(targets, t, first, kRows, sums);
 }
 
 template <DType kDtype, int kRows, int kOutputs, typename T, typename Y>

@@ -55,11 +55,24 @@ __device__ void put(Y* y, float sum, bool accumulate) {
   *y = cuda::from_float<Y>(accumulate ? cuda::to_float(*y) + sum : sum);
 }
 
-template <typename Y>
-__device__ void put_output(const Targets<Y>& targets, int target, int m, int64_t output,
-                           float sum) {
+// The lanes' sums of outputs `first` and those after it, for the first `rows` rows of y. Each lane
+// puts one, so that what is added to is read at once.
+template <int kRows, int kOutputs, typename Y>
+__device__ void put_sums(const Targets<Y>& targets, int target, int64_t first, int rows,
+                         const float (&sums)[kOutputs][kRows]) {
+  static_assert(kOutputs * kRows <= cuda::kWarpSize);
+  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
+  float own = 0;
+#pragma unroll
+  for (int i = 0; i < kOutputs * kRows; ++i) {
+    const float sum = cuda::warp_sum(sums[i % kOutputs][i / kOutputs]);
+    if (lane == i) own = sum;
+  }
+  const int m = lane / kOutputs;
+  const int64_t output = first + lane % kOutputs;
+  if (m >= min(rows, kRows) || output >= targets.weights[target].rows) return;
   const float* bias = targets.biases[target];
-  put(targets.y[target].row(m) + output, sum + (bias == nullptr ? 0.0f : bias[output]),
+  put(targets.y[target].row(m) + output, own + (bias == nullptr ? 0.0f : bias[output]),
       targets.accumulate[target]);
 }
 

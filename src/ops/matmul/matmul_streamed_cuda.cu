@@ -102,23 +102,6 @@ __device__ Rows<const T> stage(const Rows<const T>& x, int rows, int64_t columns
   return {to, columns};
 }
 
-template <int kRows, typename Y>
-__device__ void write_sums(const Targets<Y>& targets, const Pieces<Y>& at, int rows,
-                           const float (&sums)[kOutputs][kRows]) {
-  const int t = at.target();
-  const int64_t first = at.first_row(t);
-  const auto lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
-#pragma unroll
-  for (int n = 0; n < kOutputs; ++n) {
-#pragma unroll
-    for (int m = 0; m < kRows; ++m) {
-      const float sum = cuda::warp_sum(sums[n][m]);
-      if (lane != 0 || m >= rows || first + n >= targets.weights[t].rows) continue;
-      put_output(targets, t, m, first + n, sum);
-    }
-  }
-}
-
 // The first `rows` of up to kRows rows of x; the others repeat the last one and are not written.
 template <DType kDtype, int kRows, typename T, typename Y>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -167,7 +150,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     if (++stage == kStages) stage = 0, parity ^= 1;
     if (at.piece() + 1 == pieces) {
-      write_sums(targets, at, rows, sums);
+      const int t = at.target();
+      put_sums(targets, t, at.first_row(t), rows, sums);
 #pragma unroll
       for (int i = 0; i < kOutputs * kRows; ++i) sums[i / kRows][i % kRows] = 0;
     }
