@@ -337,8 +337,10 @@ void run(std::FILE* table) {
   for (const int64_t tokens : {1, 8, 16, 32, 8192}) {
     for (const Matrix& matrix : kMatrices) products(bench, tokens, DType::kBF16, matrix);
   }
-  for (const DType dtype : {DType::kQ8_0, DType::kQ4_0}) {
-    for (const int64_t tokens : {1, 8}) products(bench, tokens, dtype, kMatrices[2]);
+  for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
+    for (const int64_t tokens : {1, 8, 16}) {
+      for (const int matrix : {2, 3}) products(bench, tokens, dtype, kMatrices[matrix]);
+    }
   }
   products(bench, 8192, DType::kQ4_0, kMatrices[2]);
   gated_products(bench, 8192);

@@ -8,7 +8,8 @@
 //   matmul_float_dots, matmul_float_panels   float rows, few and many tokens;
 //                         matmul_float_cpu_kernels
 //   matmul_path.h         what the paths share: targets in one row, split over the threads
-//   matmul_cuda, matmul_weight_cuda, matmul_planes.cuh   the same on a CUDA device
+//   matmul_cuda, matmul_weight_cuda, matmul_planes.cuh   the same on a CUDA device;
+//                         matmul_quantized_rows_cuda few rows of x and blocks in tiles
 //   matmul_reference      the oracle
 #include "ops/matmul/matmul.h"
 

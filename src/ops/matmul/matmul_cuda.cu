@@ -4,6 +4,7 @@
 #include "core/cuda/pack.cuh"
 #include "core/cuda/reduce.cuh"
 #include "ops/matmul/matmul_few_rows.cuh"
+#include "ops/matmul/matmul_quantized_tiles.cuh"
 
 namespace spb::ops {
 namespace {
@@ -98,13 +99,17 @@ void multiply_few_rows(Context& context, ConstTensorView x, std::span<const Matm
   }
 }
 
-template <DType kDtype, typename T>
+template <DType kDtype, bool kTiles, typename T>
 __global__ void __launch_bounds__(kThreads) expand_kernel(Planes w, T* out) {
   const int64_t units = w.columns / kUnit;
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= w.rows * units) return;
   float values[kUnit];
-  read_unit<kDtype>(w, index / units, index % units, values);
+  if constexpr (kTiles) {
+    read_tile_unit<kDtype>(w, index / units, index % units, values);
+  } else {
+    read_unit<kDtype>(w, index / units, index % units, values);
+  }
   Pack<T, kUnit> pack;
 #pragma unroll
   for (int i = 0; i < kUnit; ++i) pack.at[i] = cuda::from_float<T>(values[i]);
@@ -127,7 +132,11 @@ const void* expanded(Context& context, const MatmulWeight::Impl& weight, DType d
   const auto blocks =
       static_cast<unsigned>(cuda::ceil_divide(w.rows * (w.columns / kUnit), kThreads));
   cuda::with_row_format(weight.dtype, [&]<DType kDtype>() {
-    expand_kernel<kDtype, T><<<blocks, kThreads, 0, cuda::stream_of(context)>>>(w, out);
+    constexpr bool kFloat =
+        kDtype == DType::kF32 || kDtype == DType::kF16 || kDtype == DType::kBF16;
+    const auto kernel =
+        weight.in_tiles ? expand_kernel<kDtype, !kFloat, T> : expand_kernel<kDtype, false, T>;
+    kernel<<<blocks, kThreads, 0, cuda::stream_of(context)>>>(w, out);
   });
   cuda::check_launch("matmul: expanding weights");
   return out;
@@ -165,12 +174,14 @@ void multiply_many_rows(Context& context, ConstTensorView x, const MatmulTarget&
   context.stream().blas().multiply(context.stream().handle(), product);
 }
 
-// Targets of one format and one dtype of y, at most kMaxTargets.
+// Targets of one format and layout and one dtype of y, at most kMaxTargets.
 void multiply_alike(Context& context, const MatmulArgs& args) {
   if (streams_to_tensor_cores(context, args)) return matmul_tensor_cores(context, args);
+  const MatmulTarget& first = args.targets[0];
+  const bool in_tiles = first.weight->impl().in_tiles;
+  if (in_tiles && fits_quantized_rows(args.x)) return matmul_quantized_rows(context, args);
   const bool few = args.x.shape().rows() <= kMaxFewRows;
   if (few && streams(context, args)) return matmul_streamed(context, args);
-  const MatmulTarget& first = args.targets[0];
   cuda::with_activation(args.x.dtype(), [&](auto type) {
     using T = decltype(type);
     if (!few) {
@@ -193,7 +204,8 @@ void multiply_alike(Context& context, const MatmulArgs& args) {
 
 void matmul_cuda(Context& context, const MatmulArgs& args) {
   const auto alike = [](const MatmulTarget& a, const MatmulTarget& b) {
-    return a.weight->dtype() == b.weight->dtype() && a.y.dtype() == b.y.dtype();
+    return a.weight->dtype() == b.weight->dtype() && a.y.dtype() == b.y.dtype() &&
+           a.weight->impl().in_tiles == b.weight->impl().in_tiles;
   };
   for (size_t begin = 0; begin < args.targets.size();) {
     const MatmulTarget& first = args.targets[begin];

@@ -4,7 +4,7 @@
 
 namespace spb::ops {
 
-std::unique_ptr<MatmulWeight::Impl> prepare_matmul_weight_cuda(Context&, ConstTensorView) {
+std::unique_ptr<MatmulWeight::Impl> prepare_matmul_weight_cuda(Context&, ConstTensorView, bool) {
   cuda::not_built("matmul");
 }
 void matmul_cuda(Context&, const MatmulArgs&) { cuda::not_built("matmul"); }

@@ -120,4 +120,8 @@ void matmul_streamed(Context& context, const MatmulArgs& args);
 bool streams_to_tensor_cores(Context& context, const MatmulArgs& args);
 void matmul_tensor_cores(Context& context, const MatmulArgs& args);
 
+// The same for weights in tiles, x in f32 or bf16.
+bool fits_quantized_rows(const ConstTensorView& x);
+void matmul_quantized_rows(Context& context, const MatmulArgs& args);
+
 }  // namespace spb::ops

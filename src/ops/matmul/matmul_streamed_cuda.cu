@@ -1,7 +1,7 @@
 // Few rows of x on Hopper: the copy engine keeps a ring of pieces of the weight in flight for every
 // warp. The first pieces are asked for before the kernels queued earlier have ended, so that memory
-// is never idle between two products. For f32, f16 and q8_0, and bf16 times f32: tensor cores take
-// bf16 times bf16, and codes of 4 bits are faster without a ring, since unpacking bounds them.
+// is never idle between two products. For weights in f32 and f16, and bf16 times f32: tensor cores
+// take bf16 times bf16, and blocks.
 #include <type_traits>
 
 #include "core/cuda/bulk_copy.cuh"
@@ -14,23 +14,18 @@ using cuda::Barrier;
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / cuda::kWarpSize;
-constexpr int kOutputs = 4;                // rows of the weight that a warp multiplies at once
-constexpr int kPieceBytes = 1024;          // of the codes or floats of each of them
+constexpr int kOutputs = 4;        // rows of the weight that a warp multiplies at once
+constexpr int kPieceBytes = 1024;  // of each of them
+constexpr int kStages = 4;         // in flight
+constexpr int kSlotBytes = kOutputs * kPieceBytes;
+constexpr int kRingBytes = kWarps * kStages * kSlotBytes;
 constexpr int kMaxStagedBytes = 90 << 10;  // of x; larger ones are read from the cache
 
-// A piece of one row: floats, or the codes and the scales of whole blocks.
+// Of a piece of one row.
 template <DType kDtype>
-struct Piece {
-  static constexpr bool kBlocks = kDtype == DType::kQ8_0;
-  static constexpr int kColumns = kDtype == DType::kF32 ? kPieceBytes / 4
-                                  : kBlocks             ? kPieceBytes
-                                                        : kPieceBytes / 2;
-  static constexpr int kScaleBytes = kBlocks ? kColumns / kBlock * 2 : 0;
-  static constexpr int kUnits = kColumns / kUnit;
-  static constexpr int kStages = kBlocks ? 3 : 4;  // in flight
-  static constexpr int kSlotBytes = kOutputs * (kPieceBytes + kScaleBytes);
-  static constexpr int kRingBytes = kWarps * kStages * kSlotBytes;
-};
+constexpr int kColumns = kPieceBytes / (kDtype == DType::kF32 ? 4 : 2);
+template <DType kDtype>
+constexpr int kUnits = kColumns<kDtype> / kUnit;
 
 // The pieces of a warp's rows in the order in which it takes them.
 template <typename Y>
@@ -63,30 +58,21 @@ class Pieces {
   int piece_ = 0;
 };
 
-// Asks for a piece of kOutputs rows, a lane for the codes or floats of each and one for its scales.
+// Asks for a piece of kOutputs rows, a lane for each.
 template <DType kDtype, typename Y>
 __device__ void fetch(const Targets<Y>& targets, const Pieces<Y>& at, std::byte* slot,
                       Barrier* barrier) {
-  using P = Piece<kDtype>;
   const auto lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
   const int t = at.target();
   const Planes& w = targets.weights[t];
-  const int64_t first = int64_t{at.piece()} * P::kColumns;
-  const auto columns = static_cast<int>(min(int64_t{P::kColumns}, w.columns - first));
-  const int bytes = columns * kPieceBytes / P::kColumns;
-  const int scale_bytes = P::kBlocks ? columns / kBlock * 2 : 0;
-  if (lane == 0) cuda::expect_bytes(barrier, (bytes + scale_bytes) * kOutputs);
+  const int64_t first = int64_t{at.piece()} * kPieceBytes;
+  const int64_t row_bytes = code_bytes_per_row(kDtype, w.columns);
+  const auto bytes = static_cast<int>(min(int64_t{kPieceBytes}, row_bytes - first));
+  if (lane == 0) cuda::expect_bytes(barrier, bytes * kOutputs);
   __syncwarp();
-  const int64_t row = min(at.first_row(t) + lane % kOutputs, w.rows - 1);
-  if (lane < kOutputs) {
-    const int64_t row_bytes = code_bytes_per_row(kDtype, w.columns);
-    cuda::copy_bulk(slot + lane * kPieceBytes,
-                    w.codes + row * row_bytes + int64_t{at.piece()} * kPieceBytes, bytes, barrier);
-  } else if (P::kBlocks && lane < 2 * kOutputs) {
-    const __half* scales = w.scales + (row * w.columns + first) / kBlock;
-    cuda::copy_bulk(slot + kOutputs * kPieceBytes + lane % kOutputs * P::kScaleBytes, scales,
-                    scale_bytes, barrier);
-  }
+  if (lane >= kOutputs) return;
+  const int64_t row = min(at.first_row(t) + lane, w.rows - 1);
+  cuda::copy_bulk(slot + lane * kPieceBytes, w.codes + row * row_bytes + first, bytes, barrier);
 }
 
 // x into shared memory, rows one after another.
@@ -107,36 +93,32 @@ template <DType kDtype, int kRows, typename T, typename Y>
 __global__ void __launch_bounds__(kThreads, 1)
     streamed_kernel(const __grid_constant__ Targets<Y> targets, Rows<const T> x, int rows,
                     bool staged) {
-  using P = Piece<kDtype>;
-  constexpr int kStages = P::kStages;
   extern __shared__ __align__(128) std::byte storage[];
   __shared__ Barrier barriers[kWarps][kStages];
   const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
-  std::byte* ring = storage + warp * kStages * P::kSlotBytes;
+  std::byte* ring = storage + warp * kStages * kSlotBytes;
   const int64_t columns = targets.weights[0].columns;
-  const auto pieces = static_cast<int>((columns + P::kColumns - 1) / P::kColumns);
+  const auto pieces = static_cast<int>((columns + kColumns<kDtype> - 1) / kColumns<kDtype>);
   cuda::let_next_begin();
   if (lane < kStages) cuda::start_barrier(&barriers[warp][lane], 1);
   cuda::publish_barriers();
   __syncwarp();
   Pieces<Y> ahead(targets);
   for (int s = 0; s < kStages && ahead.more(); ++s, ahead.advance(pieces)) {
-    fetch<kDtype>(targets, ahead, ring + s * P::kSlotBytes, &barriers[warp][s]);
+    fetch<kDtype>(targets, ahead, ring + s * kSlotBytes, &barriers[warp][s]);
   }
   cuda::wait_for_earlier();
-  if (staged) x = stage(x, rows, columns, reinterpret_cast<T*>(storage + P::kRingBytes));
+  if (staged) x = stage(x, rows, columns, reinterpret_cast<T*>(storage + kRingBytes));
   int stage = 0;
   int parity = 0;
   float sums[kOutputs][kRows] = {};
   for (Pieces<Y> at(targets); at.more();) {
     cuda::wait_for(&barriers[warp][stage], parity);
-    const std::byte* slot = ring + stage * P::kSlotBytes;
-    const Planes piece{slot, reinterpret_cast<const __half*>(slot + kOutputs * kPieceBytes),
-                       kOutputs, P::kColumns};
+    const Planes piece{ring + stage * kSlotBytes, nullptr, kOutputs, kColumns<kDtype>};
 #pragma unroll
-    for (int u = lane; u < P::kUnits; u += cuda::kWarpSize) {
-      const int64_t unit = int64_t{at.piece()} * P::kUnits + u;
+    for (int u = lane; u < kUnits<kDtype>; u += cuda::kWarpSize) {
+      const int64_t unit = int64_t{at.piece()} * kUnits<kDtype> + u;
       if (unit >= columns / kUnit) break;
       float weights[kOutputs][kUnit];
 #pragma unroll
@@ -145,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     __syncwarp();  // the slot is free
     if (ahead.more()) {
-      fetch<kDtype>(targets, ahead, ring + stage * P::kSlotBytes, &barriers[warp][stage]);
+      fetch<kDtype>(targets, ahead, ring + stage * kSlotBytes, &barriers[warp][stage]);
       ahead.advance(pieces);
     }
     if (++stage == kStages) stage = 0, parity ^= 1;
@@ -165,9 +147,9 @@ void launch(Context& context, const MatmulArgs& args) {
   const int64_t columns = args.x.shape().last();
   const int64_t x_bytes = rows * columns * static_cast<int64_t>(sizeof(T));
   const bool staged = x_bytes <= kMaxStagedBytes;
-  const auto bytes = static_cast<int>(Piece<kDtype>::kRingBytes + (staged ? x_bytes : 0));
+  const auto bytes = static_cast<int>(kRingBytes + (staged ? x_bytes : 0));
   const auto kernel = streamed_kernel<kDtype, kRows, T, Y>;
-  cuda::allow_shared_memory(kernel, Piece<kDtype>::kRingBytes + kMaxStagedBytes);
+  cuda::allow_shared_memory(kernel, kRingBytes + kMaxStagedBytes);
   const Targets<Y> targets = targets_of<Y>(args.targets, 0, rows, kOutputs);
   const int64_t tiles = targets.first_warp[targets.count];
   const auto blocks =
@@ -189,13 +171,9 @@ void launch_rows(Context& context, const MatmulArgs& args) {
 }  // namespace
 
 bool streams(Context& context, const MatmulArgs& args) {
-  // The copy engine moves multiples of 16 bytes: of blocks the scales of a row.
-  const MatmulWeight& weight = *args.targets[0].weight;
-  const DType dtype = weight.dtype();
-  const bool whole = dtype != DType::kQ8_0 || weight.columns() % (kBlock * 8) == 0;
-  const bool taken = is_float(dtype) || dtype == DType::kQ8_0;
+  const DType dtype = args.targets[0].weight->dtype();
   const bool both_bf16 = args.x.dtype() == DType::kBF16 && dtype == DType::kBF16;
-  return context.stream().is_hopper() && taken && whole && !both_bf16 &&
+  return context.stream().is_hopper() && is_float(dtype) && !both_bf16 &&
          cuda::packs_fit(args.x, static_cast<int>(16 / block_bytes(args.x.dtype())));
 }
 
@@ -204,8 +182,9 @@ void matmul_streamed(Context& context, const MatmulArgs& args) {
     using T = decltype(type);
     const auto run = [&]<DType kDtype>() {
       constexpr bool kBothBf16 = kDtype == DType::kBF16 && !std::is_same_v<T, float>;
-      constexpr bool kFourBits = kDtype == DType::kQ4_0 || kDtype == DType::kQ4_1;
-      if constexpr (kBothBf16 || kFourBits) {
+      constexpr bool kFloat =
+          kDtype == DType::kF32 || kDtype == DType::kF16 || kDtype == DType::kBF16;
+      if constexpr (kBothBf16 || !kFloat) {
         fail(ErrorKind::kUsage, "matmul: expected formats that are streamed");
       } else if (args.targets[0].y.dtype() == args.x.dtype()) {
         launch_rows<kDtype, T, T>(context, args);

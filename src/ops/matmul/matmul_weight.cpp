@@ -66,7 +66,7 @@ MatmulWeight prepare_matmul_weight(Context& context, ConstTensorView weight, boo
         "matmul: weight: expected f32, f16, bf16 or a block format, got {}", name(weight.dtype()));
   MatmulWeight prepared;
   if (context.device().is_cuda()) {
-    prepared.impl_ = prepare_matmul_weight_cuda(context, weight);
+    prepared.impl_ = prepare_matmul_weight_cuda(context, weight, allow_repack);
     return prepared;
   }
   prepared.impl_ = std::make_unique<MatmulWeight::Impl>();

@@ -17,6 +17,8 @@ struct MatmulWeight::Impl {
   int64_t row_stride = 0;
   // Groups of cells (matmul_cells.h), or the copy above; empty when the caller's memory is used.
   Buffer owned;
+  // On a device: blocks in tiles for tensor cores (matmul_quantized_tiles.cuh), not in planes.
+  bool in_tiles = false;
 
   int64_t groups() const { return (rows + kGroupRows - 1) / kGroupRows; }
 };

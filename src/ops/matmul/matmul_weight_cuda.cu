@@ -1,11 +1,12 @@
-// Preparation of weights for the device: codes and scales of blocks apart.
+// Preparation of weights for the device: blocks in tiles, or their codes and scales apart.
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "core/block_formats.h"
 #include "core/cuda/block_rows.cuh"
 #include "ops/matmul/matmul_cuda.h"
-#include "ops/matmul/matmul_planes.cuh"
+#include "ops/matmul/matmul_quantized_tiles.cuh"
 #include "ops/matmul/matmul_weight.h"
 
 namespace spb::ops {
@@ -39,10 +40,53 @@ void split_blocks(DType dtype, const std::byte* row, int64_t columns, std::byte*
   }
 }
 
+// All bands of a matrix of blocks.
+Buffer tiles_of_blocks(Context& context, ConstTensorView weight) {
+  const DType dtype = weight.dtype();
+  const int64_t rows = weight.shape()[0];
+  const int64_t columns = weight.shape()[1];
+  const int64_t band_bytes = tiles_of(columns) * tile_bytes(dtype);
+  Buffer host(bands_of(rows) * band_bytes);
+  context.pool().parallel_for(bands_of(rows), 1, [&](int64_t begin, int64_t end, int) {
+    std::fill(host.data() + begin * band_bytes, host.data() + end * band_bytes, std::byte{});
+    for (int64_t n = begin * kTileRows; n < std::min(end * kTileRows, rows); ++n) {
+      std::byte* band = host.data() + n / kTileRows * band_bytes;
+      for (int64_t b = 0; b < columns / kBlock; ++b) {
+        put_block(dtype, weight.row(n) + b * block_bytes(dtype), TilePlace(n, b),
+                  band + b / kTileBlocks * tile_bytes(dtype));
+      }
+    }
+  });
+  return host;
+}
+
+// Rows of floats, or planes.
+Buffer planes_of_rows(Context& context, ConstTensorView weight, DType dtype) {
+  const Shape& shape = weight.shape();
+  const int64_t row_codes = code_bytes_per_row(dtype, shape[1]);
+  const int64_t row_scales = 2 * scales_per_block(dtype) * (shape[1] / kBlock);
+  Buffer host((row_codes + row_scales) * shape[0]);
+  std::byte* scales = host.data() + row_codes * shape[0];
+  context.pool().parallel_for(shape[0], 16, [&](int64_t begin, int64_t end, int) {
+    for (int64_t n = begin; n < end; ++n) {
+      std::byte* codes = host.data() + n * row_codes;
+      if (dtype != weight.dtype()) {
+        round_row(weight, n, codes);
+      } else if (is_float(dtype)) {
+        std::memcpy(codes, weight.row(n), static_cast<size_t>(row_codes));
+      } else {
+        split_blocks(dtype, weight.row(n), shape[1], codes, scales + n * row_scales);
+      }
+    }
+  });
+  return host;
+}
+
 }  // namespace
 
 std::unique_ptr<MatmulWeight::Impl> prepare_matmul_weight_cuda(Context& context,
-                                                               ConstTensorView weight) {
+                                                               ConstTensorView weight,
+                                                               bool allow_repack) {
   const Shape& shape = weight.shape();
   check(shape[1] % kUnit == 0, "matmul: weight: expected columns in multiples of {}, got {}", kUnit,
         shape);
@@ -50,22 +94,9 @@ std::unique_ptr<MatmulWeight::Impl> prepare_matmul_weight_cuda(Context& context,
   impl->dtype = stored_dtype(weight);
   impl->rows = shape[0];
   impl->columns = shape[1];
-  const int64_t row_codes = code_bytes_per_row(impl->dtype, shape[1]);
-  const int64_t row_scales = 2 * scales_per_block(impl->dtype) * (shape[1] / kBlock);
-  Buffer host((row_codes + row_scales) * shape[0]);
-  std::byte* scales = host.data() + row_codes * shape[0];
-  context.pool().parallel_for(shape[0], 16, [&](int64_t begin, int64_t end, int) {
-    for (int64_t n = begin; n < end; ++n) {
-      std::byte* codes = host.data() + n * row_codes;
-      if (impl->dtype != weight.dtype()) {
-        round_row(weight, n, codes);
-      } else if (is_float(impl->dtype)) {
-        std::memcpy(codes, weight.row(n), static_cast<size_t>(row_codes));
-      } else {
-        split_blocks(impl->dtype, weight.row(n), shape[1], codes, scales + n * row_scales);
-      }
-    }
-  });
+  impl->in_tiles = allow_repack && context.stream().is_hopper() && !is_float(impl->dtype);
+  const Buffer host = impl->in_tiles ? tiles_of_blocks(context, weight)
+                                     : planes_of_rows(context, weight, impl->dtype);
   impl->owned = Buffer(host.bytes(), context.device());
   cuda::copy_to_device(context.device().index, impl->owned.data(), host.data(), host.bytes());
   return impl;

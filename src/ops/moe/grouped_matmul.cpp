@@ -72,12 +72,14 @@ std::vector<MatmulWeight> prepare_expert_weights(Context& context, ConstTensorVi
   const Shape& shape = stack.shape();
   check(stack.defined() && shape.rank() == 3,
         "grouped_matmul: stack of weights: expected [E, N, K], got {}", shape);
-  const int64_t matrices = context.device().is_cuda() ? 1 : shape[0];
+  const bool on_device = context.device().is_cuda();
+  const int64_t matrices = on_device ? 1 : shape[0];
   const int64_t rows = shape[0] * shape[1] / std::max<int64_t>(1, matrices);
   std::vector<MatmulWeight> weights;
   for (int64_t m = 0; m < matrices; ++m) {
     const ConstTensorView matrix = stack.rows(m * rows, rows).reshaped(Shape{rows, shape[2]});
-    weights.push_back(prepare_matmul_weight(context, matrix, allow_repack));
+    // A device reads experts as planes.
+    weights.push_back(prepare_matmul_weight(context, matrix, allow_repack && !on_device));
   }
   return weights;
 }

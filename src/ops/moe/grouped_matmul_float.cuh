@@ -9,7 +9,9 @@ namespace spb::ops {
 
 // All experts' rows, one expert after another.
 inline Planes expert_planes(const GroupedMatmulTarget& target) {
-  return planes_of(target.weights[0]->impl());
+  const MatmulWeight::Impl& weight = target.weights[0]->impl();
+  check(!weight.in_tiles, "grouped_matmul: expected weights of prepare_expert_weights, got tiles");
+  return planes_of(weight);
 }
 
 void grouped_matmul_few_rows(Context& context, const GroupedMatmulArgs& args);
