@@ -4,7 +4,8 @@
 // The floor of an operator is the larger of its bytes over the rate of a large copy and its
 // operations over twice the rate of the bf16 product of the same call. Inputs take turns among sets
 // that together exceed the L2 cache. Some results of every product are compared with plain sums
-// before it is timed; *_cuda_test.cpp compare all. Any argument: only the largest product.
+// before it is timed; *_cuda_test.cpp compare all. Any argument: only the largest
+// thresholds and product.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -260,8 +261,11 @@ void run(bool brief) {
   Bench bench(context);
   const std::vector<int64_t> mixer_in = {kHidden, 512, 512, 512};
   const std::vector<int64_t> ffn_in = {kFeedForward, kFeedForward};
-  if (brief) return products(bench, {8192, kHidden, ffn_in}, true);
-  thresholds(bench, 16384, kHidden);
+  if (brief) {
+    thresholds(bench, 16384, kFeedForward);
+    return products(bench, {8192, kHidden, ffn_in}, true);
+  }
+  for (const int64_t channels : {kHidden, kFeedForward}) thresholds(bench, 16384, channels);
   thresholds(bench, 16384 * 28, 128);
   thresholds(bench, 1, kHidden);
   for (const int64_t tokens : {8192, 16384}) {

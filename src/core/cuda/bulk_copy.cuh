@@ -10,6 +10,14 @@
 namespace spb::cuda {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// True in one thread of a whole warp, the same every time. The compiler then knows that one thread
+// starts the copies; otherwise it loops over all that may, for a hundred cycles each.
+__device__ inline bool is_elected() {
+  uint32_t elected;
+  asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.b32 %0, 1, 0, p; }"
+               : "=r"(elected));
+  return elected != 0;
+}
 // Arrives, and adds bytes to what the phase waits for.
 __device__ inline void expect_bytes(Barrier* barrier, int bytes) {
   asm volatile(
@@ -52,6 +60,7 @@ __device__ inline void store_matrices_transposed(void* row, const uint32_t (&fro
                : "memory");
 }
 #else
+__device__ inline bool is_elected() { __trap(); }
 __device__ inline void expect_bytes(Barrier*, int) { __trap(); }
 __device__ inline void copy_bulk(void*, const void*, int, Barrier*) { __trap(); }
 __device__ inline void arrive_at(Barrier*, int) { __trap(); }

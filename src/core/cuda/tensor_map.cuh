@@ -103,4 +103,27 @@ __device__ inline void copy_tile_to(uint16_t blocks, void* to, const CUtensorMap
 #endif
 }
 
+// The other way: what lies beyond the matrix is left out. Threads that wrote the tile have called
+// publish_writes(), and this one has met them since.
+__device__ inline void store_tile(const CUtensorMap* map, int row, int column, const void* from) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];\n"
+      "cp.async.bulk.commit_group;" ::"l"(map),
+      "r"(column), "r"(row), "r"(shared_address(from))
+      : "memory");
+#else
+  __trap();
+#endif
+}
+
+// Until the tiles that this thread stores have been read, and may be written again.
+__device__ inline void wait_for_stores() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+#else
+  __trap();
+#endif
+}
+
 }  // namespace spb::cuda

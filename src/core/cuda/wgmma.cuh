@@ -97,14 +97,6 @@ __device__ inline void wait_for(Barrier* barrier, int parity) {
 #endif
 }
 
-// Turns of warpgroups: a group waits at its barrier until another has passed the turn on.
-__device__ inline void wait_for_turn(int barrier) {
-  asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory");
-}
-__device__ inline void pass_turn(int barrier) {
-  asm volatile("bar.arrive %0, 256;" ::"r"(barrier) : "memory");
-}
-
 // Among the 128 threads of one warpgroup; barrier 0 is that of the whole block.
 __device__ inline void meet_group(int barrier) {
   asm volatile("bar.sync %0, 128;" ::"r"(barrier) : "memory");

@@ -37,11 +37,6 @@ __device__ inline void multiply_bytes_64x128(int (&d)[16][4], uint64_t a, uint64
 #endif
 }
 
-// Makes integers floats where they are; read them by __int_as_float.
-__device__ inline void become_float(int& sum) {
-  asm volatile("{ .reg .f32 value; cvt.rn.f32.s32 value, %0; mov.b32 %0, value; }" : "+r"(sum));
-}
-
 // Keeps reads of the sums behind the end of the products: the compiler does not know that these
 // write registers later than they are asked for.
 __device__ inline void settle(int (&d)[16][4]) {

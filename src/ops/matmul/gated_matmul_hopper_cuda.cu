@@ -182,7 +182,9 @@ __global__ void __launch_bounds__(kThreads, 1) gated_kernel(const __grid_constan
   cuda::meet_cluster();
   if (group == kConsumers) {
     cuda::give_registers<kProducerRegisters>();
-    if (threadIdx.x % kGroupThreads == 0) produce(shared, p, rank);
+    if (threadIdx.x % kGroupThreads < cuda::kWarpSize && cuda::is_elected()) {
+      produce(shared, p, rank);
+    }
   } else {
     cuda::take_registers<kConsumerRegisters>();
     consume(shared, p, rank, group);

@@ -166,7 +166,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (group == kConsumers) {
     cuda::give_registers<kProducerRegisters>();
-    if (threadIdx.x % kGroupThreads == 0) produce(shared, maps, p);
+    if (threadIdx.x % kGroupThreads < cuda::kWarpSize && cuda::is_elected()) {
+      produce(shared, maps, p);
+    }
   } else {
     cuda::take_registers<kConsumerRegisters>();
     consume(shared, p, group, packed);

@@ -166,11 +166,12 @@ __device__ void produce(Shared<kDim>& shared, const Problem& problem, int thread
   const VisibleKeys& visible = problem.p.visible;
   const auto sinks = static_cast<int>(visible.sinks.capacity);
   const auto capacity = static_cast<int>(visible.ring.capacity);
+  const bool elected = cuda::is_elected() && thread < cuda::kWarpSize;
   Turn turn;
   for (int round = 0; item_index(round) < problem.items; ++round) {
     const Item item(problem, item_index(round));
     const int kv_head = item.head / problem.p.group;
-    if (thread == 0) fetch_queries(shared, problem, item, round);
+    if (elected) fetch_queries(shared, problem, item, round);
     for (int t = 0; t < item.sink_tiles; ++t) {
       const int key = t * kTileKeys;
       fetch_rows(shared, visible.sinks, turn, {kv_head * sinks + key, kTileKeys, sinks - key, 0},
@@ -183,7 +184,7 @@ __device__ void produce(Shared<kDim>& shared, const Problem& problem, int thread
       const int row = kv_head * capacity + slot;
       if (left < kTileKeys || capacity - slot < kTileKeys) {
         fetch_rows(shared, visible.ring, turn, {row, capacity - slot, left, capacity}, thread);
-      } else if (thread == 0) {
+      } else if (elected) {
         fetch_piece(shared, problem, turn, row);
       }
       slot += slot + kTileKeys < capacity ? kTileKeys : kTileKeys - capacity;

@@ -23,8 +23,8 @@ inline constexpr int kConsumerRegisters = 152;
 inline constexpr int kGroupOutputs = kTileOutputs / kConsumers;
 inline constexpr int kShareRows = kTileOutputs / kClusterBlocks;
 inline constexpr int kScaleBytes = kTileOutputs * static_cast<int>(sizeof(float));
-inline constexpr int kBlocks = kBlockTokens / 8;  // of eight tokens
-inline constexpr int kStagingStride = 144;        // bytes: a row of 64 bf16, without bank conflicts
+inline constexpr int kBlocks = kBlockTokens / 8;                        // of eight tokens
+inline constexpr int kStagingBytes = kBlockTokens * kGroupOutputs * 2;  // of bf16
 // Tiles of weights that pass all tokens before the next ones begin, for the sake of the L2 cache.
 inline constexpr int kBand = 16;
 
@@ -32,11 +32,12 @@ inline constexpr int kBand = 16;
 inline constexpr int kAccumulate = 1;  // onto the sum of the stages before
 inline constexpr int kShift = 2;       // which first moves up by 8 bits
 inline constexpr int kLast = 4;        // of the group: the sum becomes a float
+inline constexpr int kPlain = 8;       // and all groups of the piece are like this one
 
 struct Shared {
   signed char weights[kStages][kWeightBytes];
   signed char counts[kStages][kBlockCountBytes];
-  unsigned char staging[kConsumers][kBlockTokens * kStagingStride];
+  unsigned char staging[kConsumers][kStagingBytes];
   float scales[kStages][kTileOutputs];
   float thresholds[kConsumers][kBlockTokens];
   int purposes[kStages];
@@ -53,7 +54,9 @@ struct Maps {
 struct Problem {
   Maps weights[kMaxTargets];
   Maps counts;
-  DeviceTargets targets;  // pieces are tiles of weights times tiles of counts
+  CUtensorMap outputs[kMaxTargets];  // of those that are in `stored`
+  bool stored[kMaxTargets];          // by the copy engine
+  DeviceTargets targets;             // pieces are tiles of weights times tiles of counts
   CountTiles tiles;
   const float* thresholds;
   int64_t tokens;
@@ -97,64 +100,122 @@ __device__ inline Digits load_digits(const Problem& p, const Piece& piece, int g
           p.tiles.digit_index[int64_t{piece.count_tile} * groups + group]};
 }
 
-// Asks for the tiles of one stage; one thread does.
-__device__ inline void fetch(Shared& shared, const Problem& p, const Piece& piece, int group,
-                             const Digits& digits, int weights, int counts, int rank,
-                             const Turn& turn) {
-  const int weight_cell = piece.weight_tile * p.tiles.groups + group;
-  const int token = rank * kBlockTokens;
-  cuda::Barrier* full = &shared.full[turn.stage];
-  cuda::expect_bytes(full, kWeightBytes + kBlockCountBytes + kScaleBytes);
-  const Maps& maps = p.weights[piece.target];
-  const int tile = weights == 0 ? weight_cell : digit_tile(digits.weights, weights);
-  cuda::copy_tile_to(kWholeCluster, shared.weights[turn.stage] + rank * kShareRows * 128,
-                     weights == 0 ? &maps.core : &maps.digits,
-                     tile * kTileOutputs + rank * kShareRows, 0, full);
-  if (counts == 0) {
-    cuda::copy_tile(shared.counts[turn.stage], &p.counts.core,
-                    piece.count_tile * kTileTokens + token, group * kFlagGroup, full);
-  } else {
-    cuda::copy_tile(shared.counts[turn.stage], &p.counts.digits,
-                    digit_tile(digits.counts, counts) * kTileTokens + token, 0, full);
+// Whether a group of the piece has any.
+__device__ inline bool has_digits(const Problem& p, const Piece& piece, int lane) {
+  bool any = false;
+  for (int g = lane; g < p.tiles.groups; g += cuda::kWarpSize) {
+    const Digits digits = load_digits(p, piece, g);
+    any |= digits.weights >= 0 || digits.counts >= 0;
   }
-  cuda::copy_bulk(shared.scales[turn.stage],
-                  p.targets.weights[piece.target].scales + int64_t{weight_cell} * kTileOutputs,
-                  kScaleBytes, full);
+  return __any_sync(cuda::kFullWarp, any) != 0;
 }
 
-// Asks for all tiles of a group; every thread of the copying warp has its digits.
-__device__ inline void fetch_group(Shared& shared, const Problem& p, const Piece& piece, int group,
-                                   const Digits& digits, int rank, int lane, Turn& turn) {
+// Where the tiles of a stage lie: first rows of the maps, and the column of the counts.
+struct Source {
+  const CUtensorMap* weights;
+  const CUtensorMap* counts;
+  const float* scales;
+  int weight_row;
+  int count_row;
+  int count_column;
+};
+
+// The cores of group 0 of a piece.
+__device__ inline Source cores_of(const Problem& p, const Piece& piece, int rank) {
+  const int cell = piece.weight_tile * p.tiles.groups;
+  return {.weights = &p.weights[piece.target].core,
+          .counts = &p.counts.core,
+          .scales = p.targets.weights[piece.target].scales + int64_t{cell} * kTileOutputs,
+          .weight_row = cell * kTileOutputs + rank * kShareRows,
+          .count_row = piece.count_tile * kTileTokens + rank * kBlockTokens,
+          .count_column = 0};
+}
+
+__device__ inline Source at_group(Source cores, int group) {
+  cores.scales += group * kTileOutputs;
+  cores.weight_row += group * kTileOutputs;
+  cores.count_column += group * kFlagGroup;
+  return cores;
+}
+
+// Asks for the tiles of one stage; one thread does.
+__device__ inline void fetch(Shared& shared, const Source& from, int purpose, int rank,
+                             const Turn& turn) {
+  cuda::Barrier* full = &shared.full[turn.stage];
+  if (turn.round > 0) cuda::wait_for(&shared.empty[turn.stage], (turn.round - 1) & 1);
+  shared.purposes[turn.stage] = purpose;
+  cuda::expect_bytes(full, kWeightBytes + kBlockCountBytes + kScaleBytes);
+  cuda::copy_tile_to(kWholeCluster, shared.weights[turn.stage] + rank * kShareRows * 128,
+                     from.weights, from.weight_row, 0, full);
+  cuda::copy_tile(shared.counts[turn.stage], from.counts, from.count_row, from.count_column, full);
+  cuda::copy_bulk(shared.scales[turn.stage], from.scales, kScaleBytes, full);
+}
+
+// Asks for all tiles of a group that may have digits.
+__device__ inline void fetch_group(Shared& shared, const Problem& p, const Piece& piece,
+                                   const Source& cores, const Digits& digits, int rank,
+                                   bool elected, Turn& turn) {
   const int weight_tiles = digit_tiles(digits.weights);
   const int count_tiles = digit_tiles(digits.counts);
   int left = weight_tiles * count_tiles;
   bool begun = false;
   for_each_product(weight_tiles, count_tiles, [&](int weights, int counts, bool shift) {
     --left;
-    if (lane == 0) {
-      if (turn.round > 0) cuda::wait_for(&shared.empty[turn.stage], (turn.round - 1) & 1);
-      shared.purposes[turn.stage] =
-          (begun ? kAccumulate : 0) + (shift ? kShift : 0) + (left == 0 ? kLast : 0);
-      fetch(shared, p, piece, group, digits, weights, counts, rank, turn);
+    Source from = cores;
+    if (weights != 0) {
+      from.weights = &p.weights[piece.target].digits;
+      from.weight_row = digit_tile(digits.weights, weights) * kTileOutputs + rank * kShareRows;
     }
+    if (counts != 0) {
+      from.counts = &p.counts.digits;
+      from.count_row = digit_tile(digits.counts, counts) * kTileTokens + rank * kBlockTokens;
+      from.count_column = 0;
+    }
+    const int purpose = (begun ? kAccumulate : 0) + (shift ? kShift : 0) + (left == 0 ? kLast : 0);
+    if (elected) fetch(shared, from, purpose, rank, turn);
     begun = true;
     turn.next();
   });
-  __syncwarp();
 }
 
-// The copying warp.
+// Asks for all tiles of a piece.
+__device__ inline void fetch_piece(Shared& shared, const Problem& p, const Piece& piece, int rank,
+                                   bool elected, int lane, Turn& turn) {
+  Source from = cores_of(p, piece, rank);
+  Digits held{};
+  for (int g = 0; g < p.tiles.groups; ++g) {
+    if (g % cuda::kWarpSize == 0) held = load_digits(p, piece, g + lane);
+    const Digits digits{__shfl_sync(cuda::kFullWarp, held.weights, g % cuda::kWarpSize),
+                        __shfl_sync(cuda::kFullWarp, held.counts, g % cuda::kWarpSize)};
+    fetch_group(shared, p, piece, from, digits, rank, elected, turn);
+    from = at_group(from, 1);
+  }
+}
+
+// The same of one without digits.
+__device__ inline void fetch_plain_piece(Shared& shared, const Problem& p, const Piece& piece,
+                                         int rank, bool elected, Turn& turn) {
+  Source from = cores_of(p, piece, rank);
+#pragma unroll 1
+  for (int g = 0; g < p.tiles.groups; ++g) {
+    if (elected) fetch(shared, from, kLast | kPlain, rank, turn);
+    turn.next();
+    from = at_group(from, 1);
+  }
+}
+
+// The copying warp. Everything waits for it when a stage takes it long, and at the beginning of a
+// piece; so whether the next one has digits is found out while stages are full.
 __device__ inline void produce(Shared& shared, const Problem& p, int first, int step, int rank,
                                int lane) {
   Turn turn;
+  const bool elected = cuda::is_elected();
   for (int index = first; index < p.pieces; index += step) {
     const Piece piece = piece_at(p, index);
-    Digits held{};
-    for (int g = 0; g < p.tiles.groups; ++g) {
-      if (g % cuda::kWarpSize == 0) held = load_digits(p, piece, g + lane);
-      const Digits digits{__shfl_sync(cuda::kFullWarp, held.weights, g % cuda::kWarpSize),
-                          __shfl_sync(cuda::kFullWarp, held.counts, g % cuda::kWarpSize)};
-      fetch_group(shared, p, piece, g, digits, rank, lane, turn);
+    if (has_digits(p, piece, lane)) {
+      fetch_piece(shared, p, piece, rank, elected, lane, turn);
+    } else {
+      fetch_plain_piece(shared, p, piece, rank, elected, turn);
     }
   }
 }

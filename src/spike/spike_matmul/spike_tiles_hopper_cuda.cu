@@ -3,9 +3,10 @@
 // operand, so that a thread needs the scales of two rows only.
 //
 // While one warpgroup turns the sums of a group of channels into floats, the others keep the tensor
-// cores busy: they multiply in turns, the next one beginning when half of the products are done.
-// Blocks stay and take one piece of work after another. Those of a cluster have the same weights
-// and neighbouring tokens: each fetches its share of the weights for all.
+// cores busy. Issue slots are scarce: two instructions for each sum of 128 products fill half of
+// them, so the loop over groups without digits has nothing else that can be left out. Blocks stay
+// and take one piece of work after another. Those of a cluster have the same weights and
+// neighbouring tokens: each fetches its share of the weights for all.
 #include <algorithm>
 #include <limits>
 
@@ -21,26 +22,26 @@ using namespace warpgroups;
 using Products = int[kBlocks][4];
 using Sums = float[kBlocks][4];
 
-// Barriers of the block beside barrier 0: one for the meetings of each group, one for its turn.
+// Barriers of the block beside barrier 0, for the meetings of each group.
 __device__ int meeting_of(int group) { return 1 + group; }
-__device__ int turn_of(int group) { return 1 + kConsumers + group; }
-__device__ int next_after(int group) { return group + 1 == kConsumers ? 0 : group + 1; }
+
+// Tiles of stage 0 as products want them.
+struct Tiles {
+  uint64_t weights;
+  uint64_t counts;
+};
 
 // products = or += those of a stage, which is free for new tiles then.
-__device__ void multiply(Shared& shared, int stage, int group, bool accumulate,
+__device__ void multiply(Shared& shared, const Tiles& tiles, int stage, int group, bool accumulate,
                          Products& products) {
-  const uint64_t w = cuda::describe_tile(shared.weights[stage] + group * kGroupOutputs * 128, 0);
-  const uint64_t s = cuda::describe_tile(shared.counts[stage], 0);
-  cuda::wait_for_turn(turn_of(group));
+  const uint64_t w = tiles.weights + stage * (kWeightBytes / 16);
+  const uint64_t s = tiles.counts + stage * (kBlockCountBytes / 16);
   cuda::begin_products();
 #pragma unroll
   for (int step = 0; step < 4; ++step) {  // 32 bytes each
     cuda::multiply_bytes_64x128(products, w + step * 2, s + step * 2, accumulate || step > 0);
-    if (step == 1) cuda::commit_products();
   }
   cuda::commit_products();
-  cuda::wait_for_products<1>();
-  cuda::pass_turn(turn_of(next_after(group)));
   cuda::wait_for_products<0>();
   cuda::settle(products);
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
@@ -52,44 +53,32 @@ __device__ void move_up(Products& products) {
   for (int i = 0; i < kBlocks * 4; ++i) products[i / 4][i % 4] <<= 8;
 }
 
-// What comes with a stage, for a thread's two rows.
-struct Step {
-  int purpose;
-  float scales[2];
-};
-
-// Waits for the stage.
-__device__ Step step_at(Shared& shared, const Turn& turn, int row) {
-  cuda::wait_for(&shared.full[turn.stage], turn.round & 1);
-  const float* scales = shared.scales[turn.stage] + row;
-  return {shared.purposes[turn.stage], {scales[0], scales[8]}};
-}
-
-// sums += scale * products. All conversions first, in place: in pairs with the additions they
-// would wait for each other.
-__device__ void add_scaled(Products& products, const float (&scales)[2], Sums& sums) {
-#pragma unroll
-  for (int i = 0; i < kBlocks * 4; ++i) cuda::become_float(products[i / 4][i % 4]);
+// sums += scale * products.
+__device__ void add_scaled(const Products& products, const float (&scales)[2], Sums& sums) {
 #pragma unroll
   for (int i = 0; i < kBlocks * 4; ++i) {
     float& sum = sums[i / 4][i % 4];
-    sum = __fmaf_rn(__int_as_float(products[i / 4][i % 4]), scales[i % 4 / 2], sum);
+    sum = __fmaf_rn(static_cast<float>(products[i / 4][i % 4]), scales[i % 4 / 2], sum);
   }
 }
 
-// The sums of a piece over its groups; `row` and the eighth after it are the thread's. What the
-// next stage brings is awaited before sums become floats.
-__device__ void add_groups(Shared& shared, int groups, int group, int row, Turn& turn, Sums& sums) {
+// The sums of a piece over its groups; `row` and the eighth after it are the thread's. In a plain
+// piece no group has digits.
+template <bool kPlainPiece>
+__device__ void add_groups(Shared& shared, const Tiles& tiles, int groups, int group, int row,
+                           Turn& turn, Sums& sums) {
   Products products;
-  Step next = step_at(shared, turn, row);
+#pragma unroll 1
   for (int left = groups; left > 0;) {
-    const Step step = next;
-    if ((step.purpose & kShift) != 0) move_up(products);
-    multiply(shared, turn.stage, group, (step.purpose & kAccumulate) != 0, products);
+    cuda::wait_for(&shared.full[turn.stage], turn.round & 1);
+    const int purpose = kPlainPiece ? kLast : shared.purposes[turn.stage];
+    const float scales[2] = {shared.scales[turn.stage][row], shared.scales[turn.stage][row + 8]};
+    if ((purpose & kShift) != 0) move_up(products);
+    multiply(shared, tiles, turn.stage, group, (purpose & kAccumulate) != 0, products);
     turn.next();
-    if ((step.purpose & kLast) != 0) --left;
-    if (left > 0) next = step_at(shared, turn, row);
-    if ((step.purpose & kLast) != 0) add_scaled(products, step.scales, sums);
+    if ((purpose & kLast) == 0) continue;
+    add_scaled(products, scales, sums);
+    --left;
   }
 }
 
@@ -117,7 +106,7 @@ __device__ void store_each(const Problem& p, int target, const Place& place, int
   }
 }
 
-// bf16 by way of shared memory, so that whole lines are written.
+// bf16 by way of shared memory, from where the copy engine takes them.
 __device__ void store_staged(const Problem& p, int target, const Place& place,
                              unsigned char* staging, const float* thresholds, int meeting,
                              int thread, const Sums& sums) {
@@ -131,11 +120,11 @@ __device__ void store_staged(const Problem& p, int target, const Place& place,
     const int64_t n = place.row + warp * 16 + lane / 4 + half * 8;
     biases[half] = out.bias == nullptr || n >= rows ? 0.0f : out.bias[n];
   }
-  // The thresholds of all threads are there, and what was staged last has been written.
+  // The thresholds of all threads are there, and what was staged last has been read.
   cuda::wait_for_copies<0>();
+  if (thread == 0) cuda::wait_for_stores();
   cuda::meet_group(meeting);
-  unsigned char* row =
-      staging + (lane / 16 * 8 + lane % 8) * kStagingStride + (warp * 16 + lane / 8 % 2 * 8) * 2;
+  unsigned char* row = staging + cuda::swizzled(lane / 16 * 8 + lane % 8, warp * 2 + lane / 8 % 2);
 #pragma unroll
   for (int j = 0; j < kBlocks; j += 2) {
     uint32_t words[4];
@@ -149,25 +138,14 @@ __device__ void store_staged(const Problem& p, int target, const Place& place,
                             __fmaf_rn(v[1], sums[j + k][half * 2 + 1], biases[half]));
       }
     }
-    cuda::store_matrices_transposed(row + j * 8 * kStagingStride, words);
+    cuda::store_matrices_transposed(row + j * 8 * 128, words);
   }
+  cuda::publish_writes();
   cuda::meet_group(meeting);
-  constexpr int kRowPieces = kGroupOutputs * 2 / 16;
-  auto* y = reinterpret_cast<__nv_bfloat16*>(out.y);
-#pragma unroll 4
-  for (int i = thread; i < kBlockTokens * kRowPieces; i += kGroupThreads) {
-    const int64_t token = place.token + i / kRowPieces;
-    const int64_t n = place.row + i % kRowPieces * 8;
-    if (token >= p.tokens || n >= rows) continue;
-    *reinterpret_cast<uint4*>(y + token * out.stride + n) = *reinterpret_cast<const uint4*>(
-        staging + i / kRowPieces * kStagingStride + i % kRowPieces * 16);
+  if (thread == 0) {
+    cuda::store_tile(&p.outputs[target], static_cast<int>(place.token), static_cast<int>(place.row),
+                     staging);
   }
-}
-
-// Whether rows of y can be written 16 bytes at a time.
-__device__ bool whole_pieces(const DeviceOutput& out, int64_t rows) {
-  return out.bf16 && rows % 8 == 0 && out.stride % 8 == 0 &&
-         reinterpret_cast<uintptr_t>(out.y) % 16 == 0;
 }
 
 // A multiplying warpgroup.
@@ -175,6 +153,8 @@ __device__ void consume(Shared& shared, const Problem& p, int first, int step, i
                         int group) {
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
   const int row = group * kGroupOutputs + thread / 32 * 16 + thread % 32 / 4;
+  const Tiles tiles{cuda::describe_tile(shared.weights[0] + group * kGroupOutputs * 128, 0),
+                    cuda::describe_tile(shared.counts[0], 0)};
   Turn turn;
   for (int index = first; index < p.pieces; index += step) {
     const Piece piece = piece_at(p, index);
@@ -184,14 +164,20 @@ __device__ void consume(Shared& shared, const Problem& p, int first, int step, i
     cuda::copy_async<4>(&shared.thresholds[group][thread], p.thresholds + token, true);
     cuda::commit_copies();
     Sums sums = {};
-    add_groups(shared, p.tiles.groups, group, row, turn, sums);
-    if (whole_pieces(p.targets.outputs[piece.target], p.targets.weights[piece.target].rows)) {
+    cuda::wait_for(&shared.full[turn.stage], turn.round & 1);
+    if ((shared.purposes[turn.stage] & kPlain) != 0) {
+      add_groups<true>(shared, tiles, p.tiles.groups, group, row, turn, sums);
+    } else {
+      add_groups<false>(shared, tiles, p.tiles.groups, group, row, turn, sums);
+    }
+    if (p.stored[piece.target]) {
       store_staged(p, piece.target, place, shared.staging[group], shared.thresholds[group],
                    meeting_of(group), thread, sums);
     } else {
       store_each(p, piece.target, place, thread, sums);
     }
   }
+  cuda::wait_for_stores();
 }
 
 // Launched in clusters of kClusterBlocks blocks.
@@ -220,7 +206,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (thread < cuda::kWarpSize) produce(shared, p, first, step, rank, thread);
   } else {
     cuda::take_registers<kConsumerRegisters>();
-    if (group == kConsumers - 1) cuda::pass_turn(turn_of(next_after(group)));
     consume(shared, p, first, step, rank, group);
   }
   // The other blocks may still copy to this one, or tell it of a stage.
@@ -247,7 +232,15 @@ void multiply_warpgroup_tiles(Context& context, const DeviceCounts& counts, cons
   const int64_t pieces = p.targets.first_piece[p.targets.count];
   check(pieces <= std::numeric_limits<int>::max(),
         "spike_matmul: expected less than 2^31 tiles, got {}", pieces);
-  for (size_t t = 0; t < targets.size(); ++t) p.weights[t] = weight_maps(*targets[t].weight);
+  for (size_t t = 0; t < targets.size(); ++t) {
+    const TensorView& y = targets[t].y;
+    p.weights[t] = weight_maps(*targets[t].weight);
+    p.stored[t] = y.dtype() == DType::kBF16 && cuda::packs_fit(y, 8);
+    if (p.stored[t]) {
+      p.outputs[t] = cuda::tensor_map(y.data(), y.shape()[0], y.shape()[1],
+                                      p.targets.outputs[t].stride, kBlockTokens);
+    }
+  }
   p.counts = {cuda::byte_tensor_map(tiles.core, counts.rows, counts.channels, tiles.core_stride,
                                     kBlockTokens),
               cuda::stored_tiles_map(tiles.digits, int64_t{tiles.digits_capacity} * 2 * kTileTokens,

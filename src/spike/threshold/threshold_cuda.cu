@@ -62,19 +62,50 @@ __device__ float firing_threshold(const Args<T>& args, float sum) {
   return fminf(fmaxf(__fdiv_rn(mean, args.k), args.min_threshold), args.max_threshold);
 }
 
-// The core of a count; what is wrong with it is reported, what exceeds it is flagged.
+// A threshold and what to multiply by instead of dividing.
+struct Divisor {
+  float threshold;
+  float inverse;
+};
+
+// Added to |count| < 2^22 it leaves the count in the low bits.
+constexpr float kIntegers = 12582912.0f;
+
+// round_half_even(x / threshold), in most cases without the division. The product with the inverse
+// lies within 2^-22 of the correctly rounded quotient, relative to either: both round to the same
+// count unless a half is as near. Then, and for what is large or not finite, `sure` is false.
+__device__ float likely_count(float x, const Divisor& by, bool& sure) {
+  const float near = __fmul_rn(x, by.inverse);
+  const float count = __fsub_rn(__fadd_rn(near, kIntegers), kIntegers);
+  sure = fabsf(__fsub_rn(near, count)) < __fmaf_rn(fabsf(near), -0x1p-21f, 0.5f);
+  return count;
+}
+
+// The count by its definition; what is wrong with it is reported.
 template <typename T>
-__device__ int8_t fire(const Args<T>& args, int64_t row, int channel, float x, float threshold) {
-  if (!isfinite(x)) cuda::report(args.faults, cuda::FaultKind::kNotFinite, row, channel);
+__device__ float checked_count(const Args<T>& args, int64_t row, int channel, float x,
+                               float threshold) {
   const float count = rounded_count(x, threshold);
-  const float size = fabsf(count);
-  if (size > static_cast<float>(kMaxCount) && isfinite(x)) {
+  if (!isfinite(x)) {
+    cuda::report(args.faults, cuda::FaultKind::kNotFinite, row, channel);
+  } else if (fabsf(count) > static_cast<float>(kMaxCount)) {
     cuda::report(args.faults, cuda::FaultKind::kCountTooLarge, row, channel);
   }
+  return count;
+}
+
+// The core of a count; what exceeds it is flagged.
+template <typename T>
+__device__ int8_t fire(const Args<T>& args, int64_t row, int channel, float x, const Divisor& by) {
+  bool sure = false;
+  float count = likely_count(x, by, sure);
+  if (!sure) count = checked_count(args, row, channel, x, by.threshold);
+  const float size = fabsf(count);
   if (!(size > args.dead_zone)) return 0;
   constexpr auto kLimit = static_cast<float>(kCoreLimit);
   if (size > kLimit) args.burst_groups[row * args.groups + channel / kFlagGroup] = 1;
-  return static_cast<int8_t>(fminf(fmaxf(count, -kLimit), kLimit));
+  const float core = fminf(fmaxf(count, -kLimit), kLimit);
+  return static_cast<int8_t>(__float_as_int(core + kIntegers));
 }
 
 // A block or a warp fires one row.
@@ -108,12 +139,13 @@ __global__ void __launch_bounds__(kThreads) threshold_kernel(const Args<T> args)
     __syncthreads();
     threshold = of_block;
   }
+  const Divisor by{threshold, __frcp_rn(threshold)};
   for (int c = thread * kPack; c < args.channels; c += kWidth * kPack) {
     const auto drives = Pack<T, kPack>::load(x + c);
     Pack<int8_t, kPack> core;
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      core.at[i] = fire(args, row, c + i, cuda::to_float(drives.at[i]), threshold);
+      core.at[i] = fire(args, row, c + i, cuda::to_float(drives.at[i]), by);
     }
     core.store(args.core.row(row) + c);
   }
@@ -134,7 +166,7 @@ void launch(Context& context, Args<T> args) {
 
 template <typename T>
 void choose_width(Context& context, const ThresholdArgs& from, const Args<T>& args) {
-  constexpr int kPack = 4;
+  constexpr int kPack = cuda::kPackSize<T>;
   const bool packs = cuda::packs_fit(from.x, kPack) && cuda::packs_fit(from.out->core, kPack);
   if (args.channels <= kWarpChannels) {
     packs ? launch<false, kPack, T>(context, args) : launch<false, 1, T>(context, args);

@@ -1,5 +1,6 @@
 // Counts and thresholds from a CUDA device have the bits of the CPU's.
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "core/test_cuda.h"
@@ -105,6 +106,23 @@ TEST_P(ThresholdCuda, RowsOfZerosAreSilentAndLimitsHold) {
   expect_same(zeros, {});
   Rng rng(5);
   expect_same(drives(rng, Shape{4, 200}, 0.1), {.min_threshold = 0.5f, .max_threshold = 0.75f});
+}
+
+// Drives at and beside the middle between two counts, where a product with the inverse of the
+// threshold may lie on the other side than the quotient.
+TEST_P(ThresholdCuda, HalvesRoundAsTheCpuRoundsThem) {
+  Rng rng(11);
+  for (int repeat = 0; repeat < 8; ++repeat) {
+    const float threshold = rng.uniform(0.01f, 3.0f);
+    Tensor x(DType::kF32, Shape{4, 999});
+    for (int64_t i = 0; i < x.shape().elements(); ++i) {
+      const auto count = static_cast<float>(rng.below(i % 2 == 0 ? 300 : 2000000)) - 150.0f;
+      float drive = threshold * (count + 0.5f);
+      for (int64_t step = rng.below(4); step > 0; --step) drive = std::nextafter(drive, 0.0f);
+      x.as<float>()[i] = GetParam() == DType::kBF16 ? to_float(to_bf16(drive)) : drive;
+    }
+    expect_same(x, {.min_threshold = threshold, .max_threshold = threshold});
+  }
 }
 
 std::string fault_of(Context& context, const Tensor& x, double k) {
