@@ -41,10 +41,11 @@ void ForwardPass::project_dense(ConstTensorView x, std::initializer_list<Output>
 // Products of spikes overwrite: what they add waits for the next norm, which reads the residual
 // anyway.
 void ForwardPass::project_onto_residual(Place place, ConstTensorView x,
-                                        const Projection& projection, Batch& batch) {
+                                        const Projection& projection, Batch& batch,
+                                        ConstTensorView up) {
   batch.delta_pending = projection.spikes;
   const TensorView y = batch.delta_pending ? batch.delta : batch.residual;
-  project(place, x, {{&projection, y, !batch.delta_pending}});
+  project(place, x, {{&projection, y, !batch.delta_pending}}, up);
 }
 
 void ForwardPass::finish_layer(int64_t index, ConstTensorView mixed, Batch& batch) {
@@ -68,15 +69,19 @@ bool ForwardPass::plain(const Network& network) const {
 void ForwardPass::run_network(int64_t index, const Network& network, ConstTensorView x,
                               Batch& batch) {
   const int64_t count = x.shape()[0];
+  const Place out{index, Site::kFeedForwardOutput};
   const TensorView gate = rows(count, network.gate.rows());
   if (plain(network)) {
     ops::gated_matmul(context_, {x, &network.gate.weight, &network.up.weight, gate});
   } else {
     const TensorView up = rows(count, network.up.rows());
     project({index, Site::kFeedForwardInput}, x, {{&network.gate, gate}, {&network.up, up}});
+    if (fires_unseen(out, network.down)) {
+      return project_onto_residual(out, gate, network.down, batch, up);
+    }
     ops::swiglu(context_, {gate, up, gate});
   }
-  project_onto_residual({index, Site::kFeedForwardOutput}, gate, network.down, batch);
+  project_onto_residual(out, gate, network.down, batch);
 }
 
 // residual += shared experts + sum over the chosen experts of p_e E_e(x). Where activations are

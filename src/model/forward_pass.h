@@ -100,16 +100,20 @@ class ForwardPass {
     Site site;
   };
 
-  void project(Place place, ConstTensorView x, std::initializer_list<Output> outputs);
+  // With `up` the inputs are those of swiglu(x, up), which nobody sees and only spikes can take.
+  void project(Place place, ConstTensorView x, std::initializer_list<Output> outputs,
+               ConstTensorView up = {});
   void project_dense(ConstTensorView x, std::initializer_list<Output> outputs);
   // residual += the projection of x.
   void project_onto_residual(Place place, ConstTensorView x, const Projection& projection,
-                             Batch& batch);
+                             Batch& batch, ConstTensorView up = {});
+  // Whether the inputs of a projection become spikes that nobody looks at.
+  bool fires_unseen(Place place, const Projection& projection) const;
   void project_codes(Place place, const spike::SpikeCounts& counts,
                      std::initializer_list<Output> outputs);
   void verify_spikes(Place place, const spike::SpikeCounts& counts, const Output& output);
   // The counts of x, shown to the observer.
-  spike::SpikeCounts fire(Place place, ConstTensorView x);
+  spike::SpikeCounts fire(Place place, ConstTensorView x, ConstTensorView up = {});
   double k_at(Place place) const;  // of a spiking model
 
   TensorView copy(TensorView matrix);

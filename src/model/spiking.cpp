@@ -26,7 +26,8 @@ void ForwardPass::say_where(Place place, Action action) {
 }
 
 // All projections of a place spike, or none.
-void ForwardPass::project(Place place, ConstTensorView x, std::initializer_list<Output> outputs) {
+void ForwardPass::project(Place place, ConstTensorView x, std::initializer_list<Output> outputs,
+                          ConstTensorView up) {
   if (hooks_.observer != nullptr) {
     hooks_.observer->on_activations(place.layer, place.site, x);
   }
@@ -38,20 +39,24 @@ void ForwardPass::project(Place place, ConstTensorView x, std::initializer_list<
     return project_dense(x, outputs);
   }
   const Arena::Scope scope(arena_);
-  const spike::SpikeCounts counts = fire(place, x);
+  const spike::SpikeCounts counts = fire(place, x, up);
   if (first.codes.defined()) return project_codes(place, counts, outputs);
   const TensorView values = rows(x.shape()[0], x.shape()[1]);
   spike::spike_values(context_, counts, values);
   project_dense(values, outputs);
 }
 
-spike::SpikeCounts ForwardPass::fire(Place place, ConstTensorView x) {
+bool ForwardPass::fires_unseen(Place place, const Projection& projection) const {
+  return projection.spikes && hooks_.observer == nullptr && k_at(place) != 0;
+}
+
+spike::SpikeCounts ForwardPass::fire(Place place, ConstTensorView x, ConstTensorView up) {
   spike::SpikeCounts counts;
   counts.core = arena_.tensor(DType::kI8, x.shape());
   counts.thresholds = arena_.tensor(Shape{x.shape()[0]});
   const spike::ThresholdSettings settings{.k = k_at(place)};
   say_where(place, [&] {
-    spike::spike_threshold(context_, {x, settings, &counts, x.shape()[0] == 1});
+    spike::spike_threshold(context_, {x, settings, &counts, x.shape()[0] == 1, up});
   });
   if (hooks_.observer != nullptr) hooks_.observer->on_spikes(place.layer, place.site, counts);
   return counts;

@@ -1,4 +1,5 @@
 #include "core/cuda/pack.cuh"
+#include "ops/swiglu/swiglu.cuh"
 #include "ops/swiglu/swiglu_cuda.h"
 
 namespace spb::ops {
@@ -8,15 +9,6 @@ using cuda::Pack;
 using cuda::Rows;
 
 constexpr int kThreads = 256;
-
-// x / (1 + exp(-x)); large negative x gives 0, -infinity included. Results that are rounded to bf16
-// need no more than the fast functions.
-template <typename T>
-__device__ float activate(float x) {
-  if (x == -INFINITY) return 0.0f;
-  if constexpr (sizeof(T) == 2) return __fdividef(x, 1.0f + __expf(-fmaxf(x, -80.0f)));
-  return x / (1.0f + expf(-x));
-}
 
 // One thread for each pack, rows along x of the grid.
 template <int kPack, typename T>
@@ -30,10 +22,7 @@ __global__ void __launch_bounds__(kThreads)
   const auto u = Pack<T, kPack>::load(up.row(blockIdx.x) + column);
   Pack<T, kPack> result;
 #pragma unroll
-  for (int i = 0; i < kPack; ++i) {
-    result.at[i] =
-        cuda::from_float<T>(activate<T>(cuda::to_float(g.at[i])) * cuda::to_float(u.at[i]));
-  }
+  for (int i = 0; i < kPack; ++i) result.at[i] = gated(g.at[i], u.at[i]);
   result.store(y.row(blockIdx.x) + column);
 }
 

@@ -15,6 +15,7 @@ DeviceCounts rows_of(const DeviceCounts& counts, int64_t first, int64_t rows) {
   DeviceCounts part = counts;
   part.core += first * counts.core_stride;
   part.drives += first * counts.drive_stride;
+  if (part.ups != nullptr) part.ups += first * counts.up_stride;
   part.thresholds += first;
   part.burst_groups += first * counts.groups;
   part.rows = rows;

@@ -83,7 +83,7 @@ class SpikeMatmulCuda : public spb::test::OnCuda {
     Context cpu(2);
     Tensor core(DType::kI8, x.shape());
     Tensor thresholds(DType::kF32, Shape{x.shape()[0]});
-    SpikeCounts counts{core, thresholds, {}, {}, {}, {}, {}};
+    SpikeCounts counts{core, thresholds, {}, {}, {}, {}, {}, {}};
     spike_threshold(cpu, {x, {.k = k}, &counts});
     std::vector<Tensor> results;
     for (size_t t = 0; t < matrices.size(); ++t) {
@@ -101,7 +101,7 @@ class SpikeMatmulCuda : public spb::test::OnCuda {
     const Tensor x_device = spb::test::put(context(), x, GetParam());
     Tensor core(DType::kI8, x.shape(), context().device());
     Tensor thresholds(DType::kF32, Shape{x.shape()[0]}, context().device());
-    SpikeCounts counts{core, thresholds, {}, {}, {}, {}, {}};
+    SpikeCounts counts{core, thresholds, {}, {}, {}, {}, {}, {}};
     spike_threshold(context(), {x_device, {.k = k}, &counts});
     std::vector<Tensor> biases_device(weights.size());
     std::vector<Tensor> y;
@@ -215,7 +215,7 @@ TEST_P(SpikeMatmulCuda, RefusesWhatItCannotDo) {
   Tensor core(DType::kI8, x.shape(), context().device());
   Tensor thresholds(DType::kF32, Shape{2}, context().device());
   Tensor y = spb::test::poisoned(context(), Shape{2, 16}, GetParam());
-  SpikeCounts counts{core, thresholds, {}, {}, {}, {}, {}};
+  SpikeCounts counts{core, thresholds, {}, {}, {}, {}, {}, {}};
   const SpikeMatmulTarget target{&weight, {}, y};
   const auto multiply = [&](Context& on, SpikePath path) {
     spike_matmul(on, {&counts, {&target, 1}, path});

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/cuda/launch.cuh"
+#include "ops/swiglu/swiglu.cuh"
 #include "spike/threshold/threshold.h"
 
 namespace spb::spike {
@@ -19,6 +20,8 @@ struct DeviceCounts {
   int64_t core_stride;
   const std::byte* drives;  // f32 or bf16
   int64_t drive_stride;     // bytes
+  const std::byte* ups;     // or nullptr
+  int64_t up_stride;
   bool bf16_drives;
   const float* thresholds;
   const signed char* burst_groups;  // [rows, groups]
@@ -26,10 +29,15 @@ struct DeviceCounts {
   int channels;
   int groups;
 
+  template <typename T>
+  __device__ float drive_of(int64_t row, int channel) const {
+    const T x = reinterpret_cast<const T*>(drives + row * drive_stride)[channel];
+    if (ups == nullptr) return cuda::to_float(x);
+    return cuda::to_float(
+        ops::gated(x, reinterpret_cast<const T*>(ups + row * up_stride)[channel]));
+  }
   __device__ float drive(int64_t row, int channel) const {
-    const std::byte* from = drives + row * drive_stride;
-    return bf16_drives ? cuda::to_float(reinterpret_cast<const __nv_bfloat16*>(from)[channel])
-                       : reinterpret_cast<const float*>(from)[channel];
+    return bf16_drives ? drive_of<__nv_bfloat16>(row, channel) : drive_of<float>(row, channel);
   }
   // Of a count that the core clamps or may have clamped, else 0.
   __device__ int excess(int64_t row, int channel, int core_count) const {
@@ -61,6 +69,8 @@ inline DeviceCounts device_counts(const char* operation, const SpikeCounts& coun
           .core_stride = counts.core.row_stride_bytes(),
           .drives = counts.drives.data(),
           .drive_stride = counts.drives.row_stride_bytes(),
+          .ups = counts.ups.defined() ? counts.ups.data() : nullptr,
+          .up_stride = counts.ups.defined() ? counts.ups.row_stride_bytes() : 0,
           .bf16_drives = counts.drives.dtype() == DType::kBF16,
           .thresholds = counts.thresholds.as<const float>(),
           .burst_groups = counts.burst_groups.as<const int8_t>(),

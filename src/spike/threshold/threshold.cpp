@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/tensor_check.h"
+#include "ops/swiglu/swiglu.h"
 #include "spike/threshold/threshold_cuda.h"
 #include "spike/threshold/threshold_kernels.h"
 
@@ -22,6 +23,17 @@ void check_settings(const ThresholdSettings& settings) {
         "spike_threshold: dead zone: expected 0 to {}, got {}", kMaxCount, settings.dead_zone);
 }
 
+// Drives that are those of swiglu, in the context's arena.
+void threshold_of_swiglu(Context& context, const ThresholdArgs& args) {
+  const Arena::Scope scope(context.arena());
+  const TensorView drives = context.arena().tensor(args.x.shape());
+  ops::swiglu(context, {args.x, args.up, drives});
+  ThresholdArgs plain = args;
+  plain.x = drives;
+  plain.up = {};
+  spike_threshold_cpu(context, plain);
+}
+
 }  // namespace
 
 void spike_threshold(Context& context, const ThresholdArgs& args) {
@@ -34,13 +46,18 @@ void spike_threshold(Context& context, const ThresholdArgs& args) {
   check(args.out != nullptr, "spike_threshold: out: expected counts to write to, got none");
   check_settings(args.settings);
   check_activation("spike_threshold", "x", args.x, context.device(), shape);
+  if (args.up.defined()) {
+    check_tensor("spike_threshold", "up", args.up, args.x.dtype(), shape);
+    check_no_overlap("spike_threshold", "up", args.up, "core", args.out->core);
+    check_no_overlap("spike_threshold", "up", args.up, "thresholds", args.out->thresholds);
+  }
   check_tensor("spike_threshold", "core", args.out->core, DType::kI8, shape);
   check_tensor("spike_threshold", "thresholds", args.out->thresholds, DType::kF32, Shape{shape[0]});
   check_no_overlap("spike_threshold", "x", args.x, "core", args.out->core);
   check_no_overlap("spike_threshold", "x", args.x, "thresholds", args.out->thresholds);
   check_no_overlap("spike_threshold", "core", args.out->core, "thresholds", args.out->thresholds);
   if (shape[0] > 0 && !context.device().is_cuda()) {
-    spike_threshold_cpu(context, args);
+    args.up.defined() ? threshold_of_swiglu(context, args) : spike_threshold_cpu(context, args);
     return;
   }
   args.out->bursts.clear();

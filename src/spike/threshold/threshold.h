@@ -11,16 +11,19 @@
 //
 //   name            shape    dtype  access
 //   x               [M, K]   f32    read; K at least 1 unless M is 0
+//   up              [M, K]   f32    read; optional: then the drives are those of swiglu
+//   (ops/swiglu)
+//                                   with x as the gate, and written nowhere
 //   out.core        [M, K]   i8     overwritten; owned by the caller, apart from x
 //   out.thresholds  [M]      f32    overwritten; owned by the caller, apart from x
 //   out.bursts      -        -      overwritten; sorted by (row, channel)
 //   out.active, out.active_begin    overwritten; empty unless want_active
 //   out.drives, out.burst_groups    overwritten; undefined except on a CUDA device
 //
-// On a CUDA device x is f32 or bf16, which is widened, and the lists stay empty, as their length
-// would have to be waited for. Instead the counts remember x: a count at an end of the core is
-// computed again where it is used, with these same operations. burst_groups lie in the context's
-// arena, within the caller's scope.
+// On a CUDA device x and up are f32 or bf16, which is widened, and the lists stay empty, as their
+// length would have to be waited for. Instead the counts remember x and up: a count at an end of
+// the core is computed again where it is used, with these same operations. burst_groups lie in the
+// context's arena, within the caller's scope.
 //
 // A row is what shares a threshold: a token, or one head of a token for queries (the caller
 // reshapes them to [tokens * heads, head_dim]). The drive is approximated by v[m] * s[m, c].
@@ -71,6 +74,7 @@ struct SpikeCounts {
 
   // On a CUDA device, instead of the lists.
   ConstTensorView drives = {};   // the x of these counts: must stay as it is while they are used
+  ConstTensorView ups = {};      // and their up
   TensorView burst_groups = {};  // [M, groups of 128 channels] i8: 1 where a count exceeds the core
 };
 
@@ -87,9 +91,11 @@ struct ThresholdArgs {
   ThresholdSettings settings;
   SpikeCounts* out = nullptr;
   bool want_active = false;
+  ConstTensorView up = {};
 };
 
 void spike_threshold(Context& context, const ThresholdArgs& args);
+// Drives as they are: without `up`.
 void spike_threshold_reference(const ThresholdArgs& args);
 
 // The gradient of y = v * s with respect to x. Rounding is passed straight through and the

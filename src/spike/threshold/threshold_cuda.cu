@@ -3,6 +3,8 @@
 #include "core/cuda/fault.cuh"
 #include "core/cuda/pack.cuh"
 #include "core/cuda/reduce.cuh"
+#include "ops/swiglu/swiglu.cuh"
+#include "ops/swiglu/swiglu.h"
 #include "spike/threshold/spike_counts.cuh"
 
 namespace spb::spike {
@@ -19,6 +21,7 @@ constexpr int kSharedBytes = 96 * 1024;  // for rows that wait there; longer one
 template <typename T>
 struct Args {
   Rows<const T> x;
+  Rows<const T> up;  // if the drives are those of swiglu; then rows are staged
   Rows<int8_t> core;
   float* thresholds;
   int8_t* burst_groups;
@@ -108,8 +111,22 @@ __device__ int8_t fire(const Args<T>& args, int64_t row, int channel, float x, c
   return static_cast<int8_t>(__float_as_int(core + kIntegers));
 }
 
+// Puts a row of drives into shared memory.
+template <bool kSwiglu, int kPack, typename T>
+__device__ void stage(const Args<T>& args, int64_t row, int thread, int width, T* to) {
+  for (int c = thread * kPack; c < args.channels; c += width * kPack) {
+    auto drives = Pack<T, kPack>::load(args.x.row(row) + c);
+    if constexpr (kSwiglu) {
+      const auto up = Pack<T, kPack>::load(args.up.row(row) + c);
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) drives.at[i] = ops::gated(drives.at[i], up.at[i]);
+    }
+    drives.store(to + c);
+  }
+}
+
 // A block or a warp fires one row.
-template <bool kWholeBlock, int kPack, typename T>
+template <bool kWholeBlock, bool kSwiglu, int kPack, typename T>
 __global__ void __launch_bounds__(kThreads) threshold_kernel(const Args<T> args) {
   extern __shared__ __align__(16) unsigned char storage[];
   __shared__ float of_block;
@@ -122,9 +139,7 @@ __global__ void __launch_bounds__(kThreads) threshold_kernel(const Args<T> args)
   for (int g = thread; g < args.groups; g += kWidth) args.burst_groups[row * args.groups + g] = 0;
   if (args.staged) {
     T* kept = reinterpret_cast<T*>(storage) + (kWholeBlock ? 0 : warp * args.channels);
-    for (int c = thread * kPack; c < args.channels; c += kWidth * kPack) {
-      Pack<T, kPack>::load(x + c).store(kept + c);
-    }
+    stage<kSwiglu, kPack>(args, row, thread, kWidth, kept);
     x = kept;
   }
   kWholeBlock ? __syncthreads() : __syncwarp();
@@ -151,23 +166,35 @@ __global__ void __launch_bounds__(kThreads) threshold_kernel(const Args<T> args)
   }
 }
 
-template <bool kWholeBlock, int kPack, typename T>
+// Bytes of shared memory for the rows of a block.
+template <bool kWholeBlock, typename T>
+int64_t staged_bytes(int64_t channels) {
+  return channels * static_cast<int64_t>(sizeof(T)) * (kWholeBlock ? 1 : kWarps);
+}
+
+template <bool kWholeBlock, bool kSwiglu, int kPack, typename T>
 void launch(Context& context, Args<T> args) {
-  const int64_t row_bytes = static_cast<int64_t>(args.channels) * static_cast<int64_t>(sizeof(T));
-  const int64_t bytes = kWholeBlock ? row_bytes : row_bytes * kWarps;
+  const int64_t bytes = staged_bytes<kWholeBlock, T>(args.channels);
   args.staged = bytes <= kSharedBytes;
-  cuda::allow_shared_memory(threshold_kernel<kWholeBlock, kPack, T>, kSharedBytes);
+  const auto kernel = threshold_kernel<kWholeBlock, kSwiglu, kPack, T>;
+  cuda::allow_shared_memory(kernel, kSharedBytes);
   const int64_t blocks = kWholeBlock ? args.rows : cuda::ceil_divide(args.rows, kWarps);
-  threshold_kernel<kWholeBlock, kPack, T>
-      <<<static_cast<unsigned>(blocks), kThreads, args.staged ? static_cast<size_t>(bytes) : 0,
-         cuda::stream_of(context)>>>(args);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, args.staged ? static_cast<size_t>(bytes) : 0,
+           cuda::stream_of(context)>>>(args);
   cuda::check_launch("spike_threshold");
+}
+
+template <bool kWholeBlock, int kPack, typename T>
+void launch(Context& context, const Args<T>& args) {
+  args.up.data != nullptr ? launch<kWholeBlock, true, kPack, T>(context, args)
+                          : launch<kWholeBlock, false, kPack, T>(context, args);
 }
 
 template <typename T>
 void choose_width(Context& context, const ThresholdArgs& from, const Args<T>& args) {
   constexpr int kPack = cuda::kPackSize<T>;
-  const bool packs = cuda::packs_fit(from.x, kPack) && cuda::packs_fit(from.out->core, kPack);
+  const bool packs = cuda::packs_fit(from.x, kPack) && cuda::packs_fit(from.out->core, kPack) &&
+                     (!from.up.defined() || cuda::packs_fit(from.up, kPack));
   if (args.channels <= kWarpChannels) {
     packs ? launch<false, kPack, T>(context, args) : launch<false, 1, T>(context, args);
   } else {
@@ -175,33 +202,52 @@ void choose_width(Context& context, const ThresholdArgs& from, const Args<T>& ar
   }
 }
 
-constexpr int kPerThread = 4;
-
+// Rows too long for shared memory get their drives in the arena.
 template <typename T>
+ThresholdArgs with_drives(Context& context, const ThresholdArgs& args) {
+  if (!args.up.defined() || staged_bytes<true, T>(args.x.shape()[1]) <= kSharedBytes) return args;
+  const TensorView drives = context.arena().tensor(args.x.dtype(), args.x.shape());
+  ops::swiglu(context, {args.x, args.up, drives});
+  ThresholdArgs plain = args;
+  plain.x = drives;
+  plain.up = {};
+  return plain;
+}
+
+// One thread for each pack of any row: heads are rows too short for a block.
+template <int kPack, typename T>
 __global__ void __launch_bounds__(kThreads) values_kernel(const DeviceCounts counts, Rows<T> y) {
-  const int64_t first = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kPerThread;
+  const int64_t pack = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int packs_of_row = counts.channels / kPack;
+  const int64_t row = pack / packs_of_row;
+  if (row >= counts.rows) return;
+  const int first = static_cast<int>(pack - row * packs_of_row) * kPack;
+  const float threshold = counts.thresholds[row];
+  const auto core = Pack<signed char, kPack>::load(counts.core + row * counts.core_stride + first);
+  Pack<T, kPack> values;
 #pragma unroll
-  for (int64_t i = first; i < first + kPerThread; ++i) {
-    if (i >= counts.rows * counts.channels) return;
-    const int64_t row = i / counts.channels;
-    const auto channel = static_cast<int>(i % counts.channels);
-    const auto count = static_cast<float>(counts.count(row, channel));
-    y.row(row)[channel] = cuda::from_float<T>(__fmul_rn(counts.thresholds[row], count));
+  for (int i = 0; i < kPack; ++i) {
+    const int count = core.at[i] + counts.excess(row, first + i, core.at[i]);
+    values.at[i] = cuda::from_float<T>(__fmul_rn(threshold, static_cast<float>(count)));
   }
+  values.store(y.row(row) + first);
 }
 
 }  // namespace
 
-void spike_threshold_cuda(Context& context, const ThresholdArgs& args) {
-  SpikeCounts& out = *args.out;
-  const Shape& shape = args.x.shape();
+void spike_threshold_cuda(Context& context, const ThresholdArgs& given) {
+  SpikeCounts& out = *given.out;
+  const Shape& shape = given.x.shape();
   const int64_t groups = cuda::ceil_divide(shape[1], kFlagGroup);
   out.active_begin.clear();
-  out.drives = args.x;
   out.burst_groups = context.arena().tensor(DType::kI8, Shape{shape[0], groups});
-  cuda::with_activation(args.x.dtype(), [&](auto type) {
+  cuda::with_activation(given.x.dtype(), [&](auto type) {
     using T = decltype(type);
+    const ThresholdArgs args = with_drives<T>(context, given);
+    out.drives = args.x;
+    out.ups = args.up;
     const Args<T> kernel_args{.x = cuda::rows_of<T>(args.x),
+                              .up = args.up.defined() ? cuda::rows_of<T>(args.up) : Rows<const T>{},
                               .core = cuda::rows_of<int8_t>(out.core),
                               .thresholds = out.thresholds.as<float>(),
                               .burst_groups = out.burst_groups.as<int8_t>(),
@@ -222,11 +268,14 @@ void spike_threshold_cuda(Context& context, const ThresholdArgs& args) {
 void spike_values_cuda(Context& context, const SpikeCounts& counts, TensorView y) {
   if (y.shape().elements() == 0) return;
   const DeviceCounts device = device_counts("spike_values", counts);
-  const int64_t blocks = cuda::ceil_divide(y.shape().elements(), kThreads * kPerThread);
   cuda::with_activation(y.dtype(), [&](auto type) {
     using T = decltype(type);
-    values_kernel<T><<<static_cast<unsigned>(blocks), kThreads, 0, cuda::stream_of(context)>>>(
-        device, cuda::rows_of<T>(y));
+    constexpr int kPack = cuda::kPackSize<T>;
+    const bool packs = cuda::packs_fit(y, kPack) && cuda::packs_fit(counts.core, kPack);
+    const auto kernel = packs ? values_kernel<kPack, T> : values_kernel<1, T>;
+    const int64_t threads = y.shape().elements() / (packs ? kPack : 1);
+    const auto blocks = static_cast<unsigned>(cuda::ceil_divide(threads, kThreads));
+    kernel<<<blocks, kThreads, 0, cuda::stream_of(context)>>>(device, cuda::rows_of<T>(y));
   });
   cuda::check_launch("spike_values");
 }

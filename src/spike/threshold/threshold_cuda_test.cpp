@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/test_cuda.h"
+#include "ops/swiglu/swiglu.h"
 #include "spike/threshold/spike_values.h"
 #include "spike/threshold/threshold.h"
 
@@ -17,7 +18,7 @@ class ThresholdCuda : public test::OnCuda {
     const Shape& shape = x.shape();
     Tensor core(DType::kI8, shape);
     Tensor thresholds(DType::kF32, Shape{shape[0]});
-    SpikeCounts expected{core, thresholds, {}, {}, {}, {}, {}};
+    SpikeCounts expected{core, thresholds, {}, {}, {}, {}, {}, {}};
     Context cpu(1);
     spike_threshold(cpu, {x, settings, &expected});
 
@@ -25,7 +26,7 @@ class ThresholdCuda : public test::OnCuda {
     Tensor x_device = test::put(context(), x, GetParam());
     Tensor core_device(DType::kI8, shape, context().device());
     Tensor thresholds_device = test::poisoned(context(), Shape{shape[0]});
-    SpikeCounts counts{core_device, thresholds_device, {}, {}, {}, {}, {}};
+    SpikeCounts counts{core_device, thresholds_device, {}, {}, {}, {}, {}, {}};
     spike_threshold(context(), {x_device, settings, &counts});
     expect_same_bytes(core, core_device);
     expect_same_bytes(thresholds, thresholds_device);
@@ -41,7 +42,6 @@ class ThresholdCuda : public test::OnCuda {
     expect_same_bytes(rounded, test::take(context(), x_device));
   }
 
- private:
   void expect_same_bytes(const Tensor& expected, const Tensor& got) {
     Tensor host(got.dtype(), got.shape());
     if (got.device().is_cuda()) {
@@ -55,6 +55,7 @@ class ThresholdCuda : public test::OnCuda {
         << expected.shape().to_string();
   }
 
+ private:
   void expect_flags(const SpikeCounts& expected, const SpikeCounts& counts) {
     const Shape& shape = counts.burst_groups.shape();
     Tensor wanted(DType::kI8, shape);
@@ -108,6 +109,40 @@ TEST_P(ThresholdCuda, RowsOfZerosAreSilentAndLimitsHold) {
   expect_same(drives(rng, Shape{4, 200}, 0.1), {.min_threshold = 0.5f, .max_threshold = 0.75f});
 }
 
+// swiglu apart, then a threshold; and both at once. Rows of all widths, the last too long to wait
+// in shared memory, with bursts, whose counts are computed again.
+TEST_P(ThresholdCuda, OfSwigluIsThatOfItsDrives) {
+  Rng rng(12);
+  for (const int64_t channels : {1, 63, 128, 512, 1000, 18944, 60004}) {
+    const Shape shape{1 + rng.below(channels > 4000 ? 3 : 40), channels};
+    const Tensor gate = test::put(context(), drives(rng, shape, 0.01), GetParam());
+    const Tensor up = test::put(context(), drives(rng, shape, 0.01), GetParam());
+    Tensor product = test::poisoned(context(), shape, GetParam());
+    ops::swiglu(context(), {gate, up, product});
+    const Arena::Scope scope(context().arena());
+    Tensor cores[2];
+    Tensor thresholds[2];
+    Tensor values[2];
+    Tensor flags[2];
+    for (const int fused : {0, 1}) {
+      cores[fused] = Tensor(DType::kI8, shape, context().device());
+      thresholds[fused] = test::poisoned(context(), Shape{shape[0]});
+      SpikeCounts counts{cores[fused], thresholds[fused], {}, {}, {}, {}, {}, {}};
+      ThresholdArgs args{fused == 1 ? gate : product, {.k = 5}, &counts};
+      if (fused == 1) args.up = up;
+      spike_threshold(context(), args);
+      values[fused] = test::poisoned(context(), shape, GetParam());
+      spike_values(context(), counts, values[fused]);
+      flags[fused] = Tensor(DType::kI8, counts.burst_groups.shape());
+      to_host(context(), counts.burst_groups, flags[fused]);
+    }
+    expect_same_bytes(to_host(cores[0]), cores[1]);
+    expect_same_bytes(to_host(thresholds[0]), thresholds[1]);
+    expect_same_bytes(to_host(values[0]), values[1]);
+    expect_same_bytes(flags[0], flags[1]);
+  }
+}
+
 // Drives at and beside the middle between two counts, where a product with the inverse of the
 // threshold may lie on the other side than the quotient.
 TEST_P(ThresholdCuda, HalvesRoundAsTheCpuRoundsThem) {
@@ -129,7 +164,7 @@ std::string fault_of(Context& context, const Tensor& x, double k) {
   const Arena::Scope scope(context.arena());
   Tensor core(DType::kI8, x.shape(), context.device());
   Tensor thresholds(DType::kF32, Shape{x.shape()[0]}, context.device());
-  SpikeCounts counts{core, thresholds, {}, {}, {}, {}, {}};
+  SpikeCounts counts{core, thresholds, {}, {}, {}, {}, {}, {}};
   try {
     context.stream().set_place("layer 3, site ffn_in");
     spike_threshold(context, {x, {.k = k}, &counts});

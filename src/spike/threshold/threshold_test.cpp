@@ -1,4 +1,5 @@
 #include "spike/threshold/threshold.h"
+#include "ops/swiglu/swiglu.h"
 
 #include <gtest/gtest.h>
 
@@ -126,6 +127,23 @@ TEST_P(Threshold, EqualsTheReferenceBitForBitOnOddShapes) {
       expect_same(actual, expected);
       EXPECT_TRUE(actual.gaps_untouched());
     }
+  }
+}
+
+TEST_P(Threshold, OfSwigluIsThatOfItsDrives) {
+  Rng rng(31);
+  for (const int64_t channels : {1, 63, 130, 1000}) {
+    const int64_t rows = 1 + rng.below(20);
+    StridedMatrix gate(rows, channels, rng.below(3)), up(rows, channels, rng.below(3));
+    gate.fill_normal(rng);
+    up.fill_normal(rng);
+    StridedMatrix product(rows, channels);
+    ops::swiglu(context_, {gate.view(), up.view(), product.view()});
+    Counts fused(rows, channels), apart(rows, channels);
+    spike_threshold(context_, {gate.view(), {.k = 40}, &fused.out, true, up.view()});
+    spike_threshold(context_, {product.view(), {.k = 40}, &apart.out, true});
+    EXPECT_FALSE(apart.out.bursts.empty() && channels == 1000);
+    expect_same(fused, apart);
   }
 }
 
@@ -306,6 +324,12 @@ TEST(ThresholdArguments, WrongOnesAreNamed) {
   };
   Counts right(4, 8), wide(4, 9);
   EXPECT_EQ(refusal(wide, {}), "spike_threshold: core: expected i8 [4, 8], got i8 [4, 9]");
+  EXPECT_EQ(message(ErrorKind::kUsage,
+                    [&] {
+                      StridedMatrix narrow(4, 7);
+                      spike_threshold(context, {x.view(), {}, &right.out, false, narrow.view()});
+                    }),
+            "spike_threshold: up: expected f32 [4, 8], got f32 [4, 7]");
   EXPECT_EQ(refusal(right, {.k = 0}), "spike_threshold: k: expected a positive number, got 0");
   EXPECT_EQ(refusal(right, {.k = NAN}), "spike_threshold: k: expected a positive number, got nan");
   EXPECT_EQ(refusal(right, {.min_threshold = 2.0f, .max_threshold = 1.0f}),
