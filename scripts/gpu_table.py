@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes what scripts/gpu_check.sh measured into a document, as two tables.
 
-  gpu_table.py RESULTS FILE    RESULTS holds prompts.json, longest.json and spikes.json of
-                               `spb bench --json`, and *.tsv of the operator benches; what is
+  gpu_table.py RESULTS FILE    RESULTS holds prompts.json, million.json, longest.json and
+                               spikes.json of `spb bench --json`, and *.tsv of the operator benches; what is
                                missing is left out. The tables replace what stands in FILE
                                between the marks.
 """
@@ -16,14 +16,15 @@ BEGIN = "<!-- gpu_check: begin -->"
 END = "<!-- gpu_check: end -->"
 BENCH = "spb bench --preset spikingbrain-7b --random --device cuda --chunk 16384"
 COMMANDS = {
-    "prompts": f"{BENCH} --prefill 32k,128k,1M --depths 4k,256k,1M -n 64 -r 1",
+    "prompts": f"{BENCH} --prefill 32k,128k --depths 4k,256k,1M -n 64 -r 3",
+    "million": f"{BENCH} --prefill 1M --depths 0 -n 4 -r 1",
     "longest": f"{BENCH} --prefill 4M --depths 0 -n 4 -r 1",
-    "spikes": f"{BENCH} --w8aspike --prefill 128k --depths 4k -n 32 -r 1",
+    "spikes": f"{BENCH} --w8aspike --prefill 32k,128k --depths 4k -n 32 -r 3",
 }
 # (name, file, tokens, seconds to reach)
 PROMPTS = (
     ("G1 time to first token, 128k", "prompts", 1 << 17, 2.75),
-    ("G1 time to first token, 1M", "prompts", 1 << 20, 22.0),
+    ("G1 time to first token, 1M", "million", 1 << 20, 22.0),
     ("G2 the same with W8ASpike, 128k", "spikes", 1 << 17, 2.2),
     ("G5 4M tokens on one card", "longest", 1 << 22, 95.0),
 )
