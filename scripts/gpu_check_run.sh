@@ -75,7 +75,10 @@ sanitize() {
     echo failure >>"$here/sanitizer_failures"
   fi
   if [ "$verdict" = FAILED ]; then
-    printf '%s %s %s\n%s\n' "$verdict" "$1" "$2" "${found:-$(tail -n 25 <<<"$log")}"
+    # What the tests say too: one may fail by itself, because it was slow or short of memory here.
+    local said
+    said=$(grep -vE '^\[ +(OK|RUN) |^\[-+\]|^=========' <<<"$log" | tail -n 15)
+    printf '%s %s %s\n%s\n%s\n' "$verdict" "$1" "$2" "$found" "$said"
   else
     printf '%-6s %s %s\n' "$verdict" "$1" "$2"
   fi
@@ -89,7 +92,7 @@ run_sanitizer() {
   export here
   export sanitizer_seconds=${SPB_SANITIZER_SECONDS:-150}
   export -f sanitize
-  grep -E '^(ops|spike)_' "$here/tests.txt" | while read -r name; do
+  grep -E '^(ops|spike)_' "$here/tests.txt" | grep -v _models_ | while read -r name; do
     echo memcheck "$name"
     echo racecheck "$name"
   done | xargs -P 8 -n 2 bash -c 'sanitize "$@"' sanitize
