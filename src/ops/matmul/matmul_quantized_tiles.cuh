@@ -7,8 +7,7 @@
 //   q8_0        [block][lane]: units of rows quad and quad + 8, 8 bytes each, code + 128 in a byte;
 //               of four elements in a word the two in the middle have changed places
 //   q4_0, q4_1  [lane][block]: units of rows quad and quad + 8, 4 bytes each; element i begins at
-//   bit
-//               4 (i / 2) + 16 (i % 2)
+//               bit 4 (i / 2) + 16 (i % 2)
 //   then        [quad][block]: f16 scales of rows quad and quad + 8, and after these for q4_1 their
 //               minima
 // So the elements of a word come out as pairs by a mask, some after a shift. As the bits of a bf16,
