@@ -19,6 +19,19 @@ std::string message_of(Action action) {
   return "nothing was thrown";
 }
 
+// The same of an error that is of this kind.
+template <typename Action>
+std::string message_of(ErrorKind kind, Action action) {
+  return message_of([&] {
+    try {
+      action();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), kind) << error.what();
+      throw;
+    }
+  });
+}
+
 // The action throws an error of this kind whose message contains `part`.
 template <typename Action>
 void expect_error(ErrorKind kind, const std::string& part, Action&& action) {

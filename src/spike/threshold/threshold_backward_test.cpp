@@ -54,12 +54,12 @@ TEST(ThresholdBackward, WrongArgumentsAreNamed) {
   Context context(1);
   const StridedMatrix d_y(4, 8), d_x(4, 9);
   Counts counts(4, 8);
-  EXPECT_EQ(
-      message(ErrorKind::kUsage,
-              [&] {
-                spike_threshold_backward(context, {counts.out.core, d_y.view(), 0, d_x.view()});
-              }),
-      "spike_threshold_backward: d_x: expected f32 [4, 8], got f32 [4, 9]");
+  EXPECT_EQ(test::message_of(
+                ErrorKind::kUsage,
+                [&] {
+                  spike_threshold_backward(context, {counts.out.core, d_y.view(), 0, d_x.view()});
+                }),
+            "spike_threshold_backward: d_x: expected f32 [4, 8], got f32 [4, 9]");
 }
 
 }  // namespace

@@ -4,10 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <functional>
 #include <string>
 
-#include "core/error.h"
+#include "core/test_errors.h"
 #include "core/test_tensors.h"
 #include "spike/threshold/threshold.h"
 
@@ -54,16 +53,5 @@ class Counts {
   Tensor core_;
   Tensor thresholds_;
 };
-
-// What the body is refused with.
-inline std::string message(ErrorKind kind, const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), kind) << error.what();
-    return error.what();
-  }
-  return "accepted";
-}
 
 }  // namespace spb::spike
