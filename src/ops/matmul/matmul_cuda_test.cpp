@@ -159,6 +159,18 @@ TEST_P(MatmulBlocksCuda, EveryCodeInAwkwardShapes) {
   }
 }
 
+// Of x in f32 times a weight on the device.
+double error_of(Context& context, const Tensor& weight, const MatmulWeight& prepared,
+                const Tensor& x) {
+  Tensor expected(DType::kF32, Shape{x.shape()[0], weight.shape()[0]});
+  matmul_reference(x, weight, {}, expected);
+  const Tensor x_device = test::put(context, x);
+  Tensor y = test::poisoned(context, expected.shape());
+  const MatmulTarget target{&prepared, {}, y};
+  matmul(context, {x_device, {&target, 1}});
+  return test::relative_error(test::take(context, y), expected);
+}
+
 // f32 has more bits than bf16, and all of them count.
 TEST_P(MatmulBlocksCuda, TakesEveryBitOfF32) {
   Rng rng(55);
@@ -168,13 +180,7 @@ TEST_P(MatmulBlocksCuda, TakesEveryBitOfF32) {
   for (const int64_t rows : {1, 4, 8}) {
     Tensor x(DType::kF32, Shape{rows, kColumns});
     for (int64_t i = 0; i < rows * kColumns; ++i) x.as<float>()[i] = rng.normal();
-    Tensor expected(DType::kF32, Shape{rows, 40});
-    matmul_reference(x, weight, {}, expected);
-    const Tensor x_device = test::put(context(), x);
-    Tensor y = test::poisoned(context(), expected.shape());
-    const MatmulTarget target{&prepared, {}, y};
-    matmul(context(), {x_device, {&target, 1}});
-    EXPECT_LE(test::relative_error(test::take(context(), y), expected), 2e-6) << rows;
+    EXPECT_LE(error_of(context(), weight, prepared, x), 2e-6) << rows;
   }
 }
 
@@ -186,13 +192,7 @@ TEST_P(MatmulBlocksCuda, AgreesWithoutRepacking) {
   const MatmulWeight prepared = prepare_matmul_weight(context(), weight, false);
   for (const int64_t rows : {1, 8, 20}) {
     const Tensor x = test::random_tensor(rng, Shape{rows, kColumns});
-    Tensor expected(DType::kF32, Shape{rows, 37});
-    matmul_reference(x, weight, {}, expected);
-    const Tensor x_device = test::put(context(), x);
-    Tensor y = test::poisoned(context(), expected.shape());
-    const MatmulTarget target{&prepared, {}, y};
-    matmul(context(), {x_device, {&target, 1}});
-    EXPECT_LE(test::relative_error(test::take(context(), y), expected), 2e-6) << rows;
+    EXPECT_LE(error_of(context(), weight, prepared, x), 2e-6) << rows;
   }
 }
 
