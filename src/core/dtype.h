@@ -36,7 +36,7 @@ int64_t block_elements(DType dtype);
 int64_t block_bytes(DType dtype);
 
 inline bool is_plain(DType dtype) { return dtype <= DType::kI64; }
-inline bool is_float(DType dtype) { return dtype <= DType::kBF16; }
+constexpr bool is_float(DType dtype) { return dtype <= DType::kBF16; }
 
 // Bytes of a row of `elements`; elements must be a multiple of block_elements (else a usage error).
 int64_t row_bytes(DType dtype, int64_t elements);

@@ -132,10 +132,8 @@ const void* expanded(Context& context, const MatmulWeight::Impl& weight, DType d
   const auto blocks =
       static_cast<unsigned>(cuda::ceil_divide(w.rows * (w.columns / kUnit), kThreads));
   cuda::with_row_format(weight.dtype, [&]<DType kDtype>() {
-    constexpr bool kFloat =
-        kDtype == DType::kF32 || kDtype == DType::kF16 || kDtype == DType::kBF16;
-    const auto kernel =
-        weight.in_tiles ? expand_kernel<kDtype, !kFloat, T> : expand_kernel<kDtype, false, T>;
+    const auto kernel = weight.in_tiles ? expand_kernel<kDtype, !is_float(kDtype), T>
+                                        : expand_kernel<kDtype, false, T>;
     kernel<<<blocks, kThreads, 0, cuda::stream_of(context)>>>(w, out);
   });
   cuda::check_launch("matmul: expanding weights");

@@ -182,9 +182,7 @@ void matmul_streamed(Context& context, const MatmulArgs& args) {
     using T = decltype(type);
     const auto run = [&]<DType kDtype>() {
       constexpr bool kBothBf16 = kDtype == DType::kBF16 && !std::is_same_v<T, float>;
-      constexpr bool kFloat =
-          kDtype == DType::kF32 || kDtype == DType::kF16 || kDtype == DType::kBF16;
-      if constexpr (kBothBf16 || !kFloat) {
+      if constexpr (kBothBf16 || !is_float(kDtype)) {
         fail(ErrorKind::kUsage, "matmul: expected formats that are streamed");
       } else if (args.targets[0].y.dtype() == args.x.dtype()) {
         launch_rows<kDtype, T, T>(context, args);
