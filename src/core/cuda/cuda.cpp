@@ -74,7 +74,7 @@ std::byte* allocate(int device, int64_t bytes) {
     fail(ErrorKind::kSystem, "cuda:{}: out of memory: asked for {} MiB, free {} of {} MiB", device,
          (bytes >> 20) + 1, info.free_bytes >> 20, info.total_bytes >> 20);
   }
-  check_cuda(cudaMemset(memory, 0, static_cast<size_t>(bytes)), "clearing memory");
+  fill_zero(device, memory, bytes);  // before any stream writes there
   return static_cast<std::byte*>(memory);
 }
 

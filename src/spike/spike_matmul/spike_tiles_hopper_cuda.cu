@@ -31,6 +31,19 @@ struct Tiles {
   uint64_t counts;
 };
 
+// A stage is free for new tiles, in all blocks of the cluster: no lane of the warp reads its scales
+// any more. One's own barrier goes by its own address, which tools follow.
+__device__ void release(Shared& shared, int stage) {
+  __syncwarp();
+  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
+  const int rank = static_cast<int>(blockIdx.x) % kClusterBlocks;
+  if (lane == rank) {
+    cuda::arrive(&shared.empty[stage]);
+  } else if (lane < kClusterBlocks) {
+    cuda::arrive_at(&shared.empty[stage], lane);
+  }
+}
+
 // products = or += those of a stage, which is free for new tiles then.
 __device__ void multiply(Shared& shared, const Tiles& tiles, int stage, int group, bool accumulate,
                          Products& products) {
@@ -44,8 +57,7 @@ __device__ void multiply(Shared& shared, const Tiles& tiles, int stage, int grou
   cuda::commit_products();
   cuda::wait_for_products<0>();
   cuda::settle(products);
-  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
-  if (lane < kClusterBlocks) cuda::arrive_at(&shared.empty[stage], lane);
+  release(shared, stage);
 }
 
 __device__ void move_up(Products& products) {
