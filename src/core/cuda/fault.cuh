@@ -13,8 +13,8 @@ struct FaultSink {
 
 inline FaultSink fault_sink(const Stream& stream) { return {stream.fault(), stream.place()}; }
 
-// The first report stays; which one that is among several may differ from run to run. The host looks
-// when the device is done: its atomics need not reach further.
+// The first report stays; which one that is among several may differ from run to run. The host
+// looks when the device is done: atomics need not reach further than that.
 __device__ inline void report(const FaultSink& sink, FaultKind kind, int64_t row, int64_t column) {
   auto* word = reinterpret_cast<int*>(&sink.fault->kind);
   if (atomicCAS(word, 0, static_cast<int>(kind)) != 0) return;
