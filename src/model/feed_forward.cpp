@@ -13,17 +13,11 @@ namespace spb::model {
 
 void ForwardPass::start(Batch& batch, int64_t count) {
   batch.residual = rows(count, config_.hidden_size);
-  if (config_.spikes) batch.delta = rows(count, config_.hidden_size);
 }
 
-TensorView ForwardPass::norm(Batch& batch, const Tensor& weight) {
+TensorView ForwardPass::norm(const Batch& batch, const Tensor& weight) {
   const TensorView normed = rows(batch.rows(), config_.hidden_size);
-  if (batch.delta_pending) {
-    ops::rms_norm(context_, {batch.delta, batch.residual, weight, normed, norm_eps()});
-    batch.delta_pending = false;
-  } else {
-    ops::rms_norm(context_, {batch.residual, {}, weight, normed, norm_eps()});
-  }
+  ops::rms_norm(context_, {batch.residual, {}, weight, normed, norm_eps()});
   return normed;
 }
 
@@ -38,17 +32,13 @@ void ForwardPass::project_dense(ConstTensorView x, std::initializer_list<Output>
   ops::matmul(context_, {x, targets});
 }
 
-// Products of spikes overwrite: what they add waits for the next norm, which reads the residual
-// anyway.
 void ForwardPass::project_onto_residual(Place place, ConstTensorView x,
-                                        const Projection& projection, Batch& batch,
+                                        const Projection& projection, const Batch& batch,
                                         ConstTensorView up) {
-  batch.delta_pending = projection.spikes;
-  const TensorView y = batch.delta_pending ? batch.delta : batch.residual;
-  project(place, x, {{&projection, y, !batch.delta_pending}}, up);
+  project(place, x, {{&projection, batch.residual, true}}, up);
 }
 
-void ForwardPass::finish_layer(int64_t index, ConstTensorView mixed, Batch& batch) {
+void ForwardPass::finish_layer(int64_t index, ConstTensorView mixed, const Batch& batch) {
   const Layer& layer = model_.layer(index);
   project_onto_residual({index, Site::kMixerOutput}, mixed, layer.o, batch);
   if (layer.config.feed_forward == FeedForward::kNone) return;
@@ -67,7 +57,7 @@ bool ForwardPass::plain(const Network& network) const {
 }
 
 void ForwardPass::run_network(int64_t index, const Network& network, ConstTensorView x,
-                              Batch& batch) {
+                              const Batch& batch) {
   const int64_t count = x.shape()[0];
   const Place out{index, Site::kFeedForwardOutput};
   const TensorView gate = rows(count, network.gate.rows());
@@ -86,7 +76,7 @@ void ForwardPass::run_network(int64_t index, const Network& network, ConstTensor
 
 // residual += shared experts + sum over the chosen experts of p_e E_e(x). Where activations are
 // bf16 the residual is rounded after the shared ones and again after the others.
-void ForwardPass::run_experts(int64_t index, ConstTensorView x, Batch& batch) {
+void ForwardPass::run_experts(int64_t index, ConstTensorView x, const Batch& batch) {
   const Layer& layer = model_.layer(index);
   if (layer.shared.defined()) run_network(index, layer.shared, x, batch);
   const ops::MoeChoices choices = choose_experts(index, x);

@@ -28,8 +28,6 @@ struct Batch {
   std::vector<Segment> asking;     // rows whose outputs are wanted: all but in the last layer
   std::vector<int64_t> positions;  // of every row
   TensorView residual;             // [N, hidden]: the stream that layers add to
-  TensorView delta;                // [N, hidden] of spiking models: room for one of their products
-  bool delta_pending = false;      // delta is still to be added to residual
   bool sinks = false;              // the rows are the model's sink tokens
 
   int64_t rows() const { return residual.shape()[0]; }
@@ -54,7 +52,7 @@ class ForwardPass {
   void start(Batch& batch, int64_t rows);
 
   // norm -> token mixers; returns the heads' outputs [asking_rows, query_size].
-  TensorView mix(int64_t index, Batch& batch);
+  TensorView mix(int64_t index, const Batch& batch);
 
   // Whether the layer can be mixed for fewer rows than come to its norm: those that nobody asks
   // for still leave their keys and values.
@@ -67,10 +65,10 @@ class ForwardPass {
   void keep_asking(Batch& batch);
 
   // The rest of a layer: output projection, norm, feed-forward network.
-  void finish_layer(int64_t index, ConstTensorView mixed, Batch& batch);
+  void finish_layer(int64_t index, ConstTensorView mixed, const Batch& batch);
 
-  // The norm of the residual, with everything added to it.
-  TensorView norm(Batch& batch, const Tensor& weight);
+  // The norm of the residual.
+  TensorView norm(const Batch& batch, const Tensor& weight);
 
   // Room for activations, and for what must stay f32 whatever they are.
   TensorView rows(int64_t count, int64_t columns) {
@@ -85,7 +83,7 @@ class ForwardPass {
   struct Output {
     const Projection* projection;
     TensorView y;
-    bool accumulate = false;  // y +=; not for spikes
+    bool accumulate = false;  // y +=
   };
 
   // What all mixers of a layer start from.
@@ -106,12 +104,14 @@ class ForwardPass {
   void project_dense(ConstTensorView x, std::initializer_list<Output> outputs);
   // residual += the projection of x.
   void project_onto_residual(Place place, ConstTensorView x, const Projection& projection,
-                             Batch& batch, ConstTensorView up = {});
+                             const Batch& batch, ConstTensorView up = {});
   // Whether the inputs of a projection become spikes that nobody looks at.
   bool fires_unseen(Place place, const Projection& projection) const;
   void project_codes(Place place, const spike::SpikeCounts& counts,
                      std::initializer_list<Output> outputs);
-  void verify_spikes(Place place, const spike::SpikeCounts& counts, const Output& output);
+  // Whether executing the train gives the bits of y.
+  void verify_spikes(Place place, const spike::SpikeCounts& counts,
+                     const spike::SpikeMatmulTarget& train, ConstTensorView y);
   // The counts of x, shown to the observer.
   spike::SpikeCounts fire(Place place, ConstTensorView x, ConstTensorView up = {});
   double k_at(Place place) const;  // of a spiking model
@@ -139,8 +139,8 @@ class ForwardPass {
 
   bool plain(const Network& network) const;
   // Both add to the residual.
-  void run_network(int64_t index, const Network& network, ConstTensorView x, Batch& batch);
-  void run_experts(int64_t index, ConstTensorView x, Batch& batch);
+  void run_network(int64_t index, const Network& network, ConstTensorView x, const Batch& batch);
+  void run_experts(int64_t index, ConstTensorView x, const Batch& batch);
   ops::MoeChoices choose_experts(int64_t index, ConstTensorView x);
   void show_choices(int64_t index, ConstTensorView logits, const ops::MoeChoices& choices);
 

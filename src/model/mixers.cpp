@@ -34,7 +34,7 @@ void show_as_sinks(const KeyValueCache& cache, ops::SoftmaxAttentionArgs& args) 
 
 }  // namespace
 
-TensorView ForwardPass::mix(int64_t index, Batch& batch) {
+TensorView ForwardPass::mix(int64_t index, const Batch& batch) {
   const Layer& layer = model_.layer(index);
   const Heads heads = project_heads(index, norm(batch, layer.attn_norm), batch);
   return mix_branches(layer, index, heads, batch);
@@ -58,10 +58,7 @@ TensorView ForwardPass::keep_asking(const Batch& batch, TensorView all) {
   return kept;
 }
 
-void ForwardPass::keep_asking(Batch& batch) {
-  batch.residual = keep_asking(batch, batch.residual);
-  if (config_.spikes) batch.delta = batch.delta.rows(0, batch.asking_rows());
-}
+void ForwardPass::keep_asking(Batch& batch) { batch.residual = keep_asking(batch, batch.residual); }
 
 // Softmax mixers alone: keys and values of all rows, queries of those that ask.
 void ForwardPass::project_asking(int64_t index, TensorView normed, const Heads& heads,

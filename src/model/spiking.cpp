@@ -91,25 +91,26 @@ void ForwardPass::round_heads(Place place, TensorView heads, DType cache) {
 void ForwardPass::project_codes(Place place, const spike::SpikeCounts& counts,
                                 std::initializer_list<Output> outputs) {
   std::vector<spike::SpikeMatmulTarget> targets;
+  std::vector<spike::SpikeMatmulTarget> trains;  // onto what stands there before the products
   for (const Output& output : outputs) {
     const Tensor& bias = output.projection->bias;
     targets.push_back({&output.projection->codes,
-                       bias.defined() ? ConstTensorView(bias) : ConstTensorView(), output.y});
+                       bias.defined() ? ConstTensorView(bias) : ConstTensorView(), output.y,
+                       output.accumulate});
+    if (!hooks_.verify_spikes) continue;
+    trains.push_back(targets.back());
+    trains.back().y = copy(output.y);
   }
   spike::spike_matmul(context_, {&counts, targets});
-  if (!hooks_.verify_spikes) return;
-  for (const Output& output : outputs) verify_spikes(place, counts, output);
+  for (size_t i = 0; i < trains.size(); ++i) {
+    verify_spikes(place, counts, trains[i], targets[i].y);
+  }
 }
 
 void ForwardPass::verify_spikes(Place place, const spike::SpikeCounts& counts,
-                                const Output& output) {
-  const Arena::Scope scope(arena_);
-  const TensorView train = rows(output.y.shape()[0], output.y.shape()[1]);
-  const Tensor& bias = output.projection->bias;
-  const spike::SpikeMatmulTarget target{
-      &output.projection->codes, bias.defined() ? ConstTensorView(bias) : ConstTensorView(), train};
-  spike::spike_matmul(context_, {&counts, {&target, 1}, spike::SpikePath::kPlanes});
-  check_data(std::memcmp(train.data(), output.y.data(), static_cast<size_t>(train.bytes())) == 0,
+                                const spike::SpikeMatmulTarget& train, ConstTensorView y) {
+  spike::spike_matmul(context_, {&counts, {&train, 1}, spike::SpikePath::kPlanes});
+  check_data(std::memcmp(train.y.data(), y.data(), static_cast<size_t>(y.bytes())) == 0,
              "layer {}, site {}: the spike train and the integer product differ", place.layer,
              name(place.site));
 }

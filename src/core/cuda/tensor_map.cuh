@@ -117,7 +117,21 @@ __device__ inline void store_tile(const CUtensorMap* map, int row, int column, c
 #endif
 }
 
-// Until the tiles that this thread stores have been read, and may be written again.
+// The same, added to what is there: every sum is rounded once to the type of the matrix.
+__device__ inline void add_tile(const CUtensorMap* map, int row, int column, const void* from) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2}], "
+      "[%3];\n"
+      "cp.async.bulk.commit_group;" ::"l"(map),
+      "r"(column), "r"(row), "r"(shared_address(from))
+      : "memory");
+#else
+  __trap();
+#endif
+}
+
+// Until the tiles that this thread stores or adds have been read, and may be written again.
 __device__ inline void wait_for_stores() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");

@@ -9,7 +9,7 @@ struct RowOutput {
   float* y;           // element [0, first row]
   int64_t stride;     // floats between rows of y
   const float* bias;  // of the first row; null when there is none
-  bool accumulate;    // a later pass along K: add to y instead of overwriting it
+  bool accumulate;    // add to y instead of overwriting it
 };
 
 }  // namespace spb::ops

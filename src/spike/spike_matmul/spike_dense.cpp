@@ -11,6 +11,7 @@ RowOutput output_of(const SpikeMatmulTarget& target, int64_t token, int64_t firs
   out.y = target.y.row_as<float>(token) + first_row;
   out.stride = target.y.row_stride_bytes() / static_cast<int64_t>(sizeof(float));
   if (target.bias.defined()) out.bias = target.bias.as<float>() + first_row;
+  out.accumulate = target.accumulate;
   return out;
 }
 

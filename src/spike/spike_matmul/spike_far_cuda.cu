@@ -54,11 +54,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Far tokens are done.
 __global__ void __launch_bounds__(kThreads)
     far_rows_kernel(const DeviceWeight w, const DeviceOutput out, const DeviceCounts counts,
-                    const int32_t* rows) {
+                    const int32_t* rows, const int32_t* far_flags) {
   const int64_t token = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (token < counts.rows) compute(w, out, counts, rows[blockIdx.y], token);
+  if (token >= counts.rows || far_flags[token] != 0) return;
+  compute(w, out, counts, rows[blockIdx.y], token);
 }
 
 unsigned blocks_of(int64_t threads) {
@@ -80,7 +82,7 @@ void multiply_far(Context& context, const DeviceCounts& counts, const CountTiles
   for (int64_t done = 0; done < prepared.far_row_count; done += kMostBlocks) {
     const auto rows = static_cast<unsigned>(std::min(prepared.far_row_count - done, kMostBlocks));
     far_rows_kernel<<<dim3(blocks_of(counts.rows), rows), kThreads, 0, cuda::stream_of(context)>>>(
-        w, out, counts, prepared.far_rows.as<int32_t>() + done);
+        w, out, counts, prepared.far_rows.as<int32_t>() + done, tiles.far_flags);
     cuda::check_launch("spike_matmul: far rows");
   }
 }

@@ -74,6 +74,9 @@ void check_target(const Device& device, const SpikeMatmulArgs& args, size_t inde
   }
   check_no_overlap("spike_matmul", "y", target.y, "core", args.counts->core);
   check_no_overlap("spike_matmul", "y", target.y, "thresholds", args.counts->thresholds);
+  for (const ConstTensorView& drives : {args.counts->drives, args.counts->ups}) {
+    if (drives.defined()) check_no_overlap("spike_matmul", "y", target.y, "drives", drives);
+  }
   for (size_t other = 0; other < index; ++other) {
     check_no_overlap("spike_matmul", "y", target.y, "another y", args.targets[other].y);
   }

@@ -2,7 +2,7 @@
 //
 //   P_t[i, n, g] = sum over the 128 channels c of group g of code_t[n, c] * s[i, c]
 //   a_t[i, n]    = sum over g, ascending, of scale_t[n, g] * P_t[i, n, g]
-//   y_t[i, n]    = v[i] * a_t[i, n] + bias_t[n]
+//   y_t[i, n]    = v[i] * a_t[i, n] + bias_t[n]           (+ y_t[i, n] when accumulate)
 //
 //   name      shape          dtype                access
 //   s         [M, K]         i8 core and bursts   read, from SpikeCounts: core, bursts
@@ -15,9 +15,11 @@
 // Numerics: P is exact. |s| <= 2^24 and |code| <= 2^24, so |P| <= 2^55; it is held in 32 bits where
 // core times core needs no more, otherwise in 64. Rounding happens in f32 and always in the same
 // places: P to the nearest float (exact below 2^24), one fused multiply-add per group, and one for
-// v and the bias; accumulating adds one addition. Therefore every path, instruction set and number
-// of threads gives the same bits, and a row of s gives the same y whatever the other rows are.
-// Tolerance against the reference: none, the bits are the same.
+// v and the bias, whose result is rounded to the type of y. Accumulating, y and this result are
+// added and the sum is rounded once more: y becomes round(y + what would be written without
+// accumulate), as if the result had been stored and then added. Therefore every path, instruction
+// set and number of threads gives the same bits, and a row of s gives the same y whatever the other
+// rows are. Tolerance against the reference: none, the bits are the same.
 //
 // Paths. The caller may insist on one, otherwise:
 //   dense    int8 products of 16 rows of weights at a time; from 9 rows of s on in tiles where the
@@ -57,6 +59,7 @@ struct SpikeMatmulTarget {
   const SpikeWeight* weight = nullptr;
   ConstTensorView bias;  // may be undefined
   TensorView y;
+  bool accumulate = false;  // y += instead of y =
 };
 
 struct SpikeMatmulArgs {
@@ -73,6 +76,6 @@ bool event_pays(int64_t rows, double silence);
 
 // Plain loops over the source, as a SpikeWeight is opaque: sums in 64 bits, roundings as above.
 void spike_matmul_reference(const SpikeCounts& counts, const SpikeWeightSource& weight,
-                            ConstTensorView bias, TensorView y);
+                            ConstTensorView bias, TensorView y, bool accumulate = false);
 
 }  // namespace spb::spike

@@ -28,7 +28,8 @@ void multiply_in_eights(Context& context, const DeviceCounts& counts,
     const int64_t rows = std::min<int64_t>(kFewTokens, counts.rows - first);
     SpikeMatmulTarget parts[kMaxTargets];
     for (size_t t = 0; t < targets.size(); ++t) {
-      parts[t] = {targets[t].weight, targets[t].bias, targets[t].y.rows(first, rows)};
+      parts[t] = targets[t];
+      parts[t].y = targets[t].y.rows(first, rows);
     }
     multiply_few_tokens(context, rows_of(counts, first, rows), {parts, targets.size()});
   }
@@ -57,7 +58,8 @@ void multiply_events(Context& context, const DeviceCounts& counts, const SpikeMa
   for (int64_t row = 0; row < counts.rows; ++row) {
     SpikeMatmulTarget parts[kMaxTargets];
     for (size_t t = 0; t < targets.size(); ++t) {
-      parts[t] = {targets[t].weight, targets[t].bias, targets[t].y.rows(row, 1)};
+      parts[t] = targets[t];
+      parts[t].y = targets[t].y.rows(row, 1);
     }
     multiply_fired(context, rows_of(counts, row, 1), {parts, targets.size()});
   }

@@ -1,5 +1,5 @@
-// Products on a CUDA device have the bits of the reference in every path, so a row has the same
-// result alone and among others.
+// Products on a CUDA device have the bits of the reference in every path, stored or added, so a row
+// has the same result alone and among others.
 #include <cstring>
 
 #include "core/test_cuda.h"
@@ -17,12 +17,22 @@ struct Input {
   int64_t channels;
   double outliers = 0;
   double k = 3;
+  float before = 20;  // size of what results are added to
 };
 
 Tensor random_drives(Rng& rng, const Input& input) {
   Tensor x = spb::test::random_tensor(rng, Shape{input.rows, input.channels});
   for (int64_t i = 0; i < x.shape().elements(); ++i) {
     if (rng.uniform() < input.outliers) x.as<float>()[i] *= 512.0f;
+  }
+  return x;
+}
+
+// Every 37th row has a count that no digits hold: about 22000 for 272 channels and k = 100.
+Tensor far_drives(Rng& rng, const Input& input) {
+  Tensor x = random_drives(rng, input);
+  for (int64_t i = 1; i < input.rows; i += 37) {
+    x.as<float>()[i * input.channels + rng.below(input.channels)] = 1000;
   }
   return x;
 }
@@ -42,29 +52,58 @@ class SpikeMatmulCuda : public spb::test::OnCuda {
   // the test but for the last, which is f32.
   void expect_same(Rng& rng, const Input& input, const std::vector<Codes>& matrices,
                    const std::vector<How>& ways = {How::kChosen, How::kWarpTiles, How::kEvents}) {
-    const Tensor x = random_drives(rng, input);
+    expect_same(rng, input, random_drives(rng, input), matrices, ways);
+  }
+
+  // The same of these drives.
+  void expect_same(Rng& rng, const Input& input, const Tensor& x,
+                   const std::vector<Codes>& matrices,
+                   const std::vector<How>& ways = {How::kChosen, How::kWarpTiles, How::kEvents}) {
     const std::vector<Tensor> biases = random_biases(rng, matrices);
-    const std::vector<Tensor> expected = reference(x, input.k, matrices, biases);
+    std::vector<Tensor> stored = reference(x, input.k, matrices, biases);
+    std::vector<Tensor> before;
+    std::vector<Tensor> added;
+    for (size_t t = 0; t < matrices.size(); ++t) {
+      const DType dtype = y_dtype(t, matrices.size());
+      stored[t] = rounded(stored[t], dtype);
+      before.push_back(spb::test::random_tensor(rng, stored[t].shape(), input.before));
+      added.push_back(rounded(sum(before[t], stored[t]), dtype));
+    }
     std::vector<SpikeWeight> weights;
     for (const Codes& codes : matrices) {
       weights.push_back(prepare_spike_weight(context(), codes.source(),
                                              {.channel_major = true, .short_last_group = true}));
     }
     for (const How how : ways) {
-      const std::vector<Tensor> got = run(x, input.k, weights, biases, how);
-      for (size_t t = 0; t < matrices.size(); ++t) {
-        const Tensor rounded =
-            widened(to_host(spb::test::put(context(), expected[t], y_dtype(t, got))));
-        EXPECT_EQ(first_difference(rounded, got[t]), "")
-            << "way " << static_cast<int>(how) << ", target " << t << ", "
-            << rounded.shape().to_string() << " from " << input.channels << " channels";
-      }
+      expect_results(stored, run(x, input.k, weights, biases, {}, how), how, "stored");
+      expect_results(added, run(x, input.k, weights, biases, before, how), how, "added");
     }
   }
 
  private:
-  DType y_dtype(size_t target, const std::vector<Tensor>& all) const {
-    return target + 1 == all.size() ? DType::kF32 : GetParam();
+  DType y_dtype(size_t target, size_t targets) const {
+    return target + 1 == targets ? DType::kF32 : GetParam();
+  }
+
+  Tensor rounded(const Tensor& exact, DType dtype) {
+    return widened(to_host(spb::test::put(context(), exact, dtype)));
+  }
+
+  static Tensor sum(const Tensor& a, const Tensor& b) {
+    Tensor sum(DType::kF32, a.shape());
+    for (int64_t i = 0; i < a.shape().elements(); ++i) {
+      sum.as<float>()[i] = a.as<float>()[i] + b.as<float>()[i];
+    }
+    return sum;
+  }
+
+  static void expect_results(const std::vector<Tensor>& expected, const std::vector<Tensor>& got,
+                             How how, const char* kind) {
+    for (size_t t = 0; t < expected.size(); ++t) {
+      EXPECT_EQ(first_difference(expected[t], got[t]), "")
+          << kind << ", way " << static_cast<int>(how) << ", target " << t << ", "
+          << expected[t].shape().to_string();
+    }
   }
 
   static std::vector<Tensor> random_biases(Rng& rng, const std::vector<Codes>& matrices) {
@@ -95,8 +134,10 @@ class SpikeMatmulCuda : public spb::test::OnCuda {
     return results;
   }
 
+  // Onto `before`, where there is something.
   std::vector<Tensor> run(const Tensor& x, double k, const std::vector<SpikeWeight>& weights,
-                          const std::vector<Tensor>& biases, How how) {
+                          const std::vector<Tensor>& biases, const std::vector<Tensor>& before,
+                          How how) {
     const Arena::Scope scope(context().arena());
     const Tensor x_device = spb::test::put(context(), x, GetParam());
     Tensor core(DType::kI8, x.shape(), context().device());
@@ -108,11 +149,13 @@ class SpikeMatmulCuda : public spb::test::OnCuda {
     std::vector<SpikeMatmulTarget> targets;
     for (size_t t = 0; t < weights.size(); ++t) {
       if (biases[t].defined()) biases_device[t] = spb::test::put(context(), biases[t]);
-      y.push_back(spb::test::poisoned(context(), Shape{x.shape()[0], weights[t].rows()},
-                                      t + 1 == weights.size() ? DType::kF32 : GetParam()));
+      const DType dtype = y_dtype(t, weights.size());
+      y.push_back(before.empty() ? spb::test::poisoned(
+                                       context(), Shape{x.shape()[0], weights[t].rows()}, dtype)
+                                 : spb::test::put(context(), before[t], dtype));
       targets.push_back({&weights[t],
                          biases_device[t].defined() ? biases_device[t].view() : TensorView(),
-                         y.back()});
+                         y.back(), !before.empty()});
     }
     const SpikeMatmulArgs args{&counts, targets,
                                how == How::kEvents ? SpikePath::kEvents : SpikePath::kAutomatic};
@@ -190,6 +233,34 @@ TEST_P(SpikeMatmulCuda, ResidualCodes) {
   }
 }
 
+// Numbers that no digits hold: in tokens, in rows of weights, and where the two meet.
+TEST_P(SpikeMatmulCuda, FarTokensAndRows) {
+  Rng rng(8);
+  for (const int64_t rows : {2, 40, 300}) {
+    const Input input{rows, 272, 0, 100};
+    const Tensor far = far_drives(rng, input);
+    std::vector<Codes> matrices = random_matrices(rng, {200, 77, 24}, input.channels);
+    expect_same(rng, input, far, matrices);
+    for (Codes& codes : matrices) test::add_residual(rng, codes, 3, kMaxCode);
+    expect_same(rng, input, matrices);
+    expect_same(rng, input, far, matrices);
+  }
+}
+
+// Results and sums about the smallest normal number are rounded like others.
+TEST_P(SpikeMatmulCuda, TinyNumbers) {
+  Rng rng(9);
+  for (const int64_t rows : {1, 40, 200}) {
+    std::vector<Codes> matrices = random_matrices(rng, {136, 24}, 256);
+    for (Codes& codes : matrices) {
+      for (int64_t i = 0; i < codes.scales.shape().elements(); ++i) {
+        codes.scales.as<float>()[i] *= 1e-38f;
+      }
+    }
+    expect_same(rng, {.rows = rows, .channels = 256, .before = 2e-38f}, matrices);
+  }
+}
+
 // More tiles with bursts than have room for digits.
 TEST_P(SpikeMatmulCuda, BurstsEverywhere) {
   Rng rng(5);
@@ -226,6 +297,9 @@ TEST_P(SpikeMatmulCuda, RefusesWhatItCannotDo) {
   EXPECT_THROW(multiply(context(), SpikePath::kPlanes), Error);
   EXPECT_THROW(multiply(context(), SpikePath::kEvents), Error) << "no channel-major copy";
   EXPECT_NO_THROW(multiply(context(), SpikePath::kDense));
+  const TensorView on_drives{x.view().data(), x.dtype(), y.shape()};
+  const SpikeMatmulTarget overwriting{&weight, {}, on_drives};
+  EXPECT_THROW(spike_matmul(context(), {&counts, {&overwriting, 1}}), Error);
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ float scaled_sum(const std::vector<int64_t>& codes, const std::vector<int64_t>& 
 }  // namespace
 
 void spike_matmul_reference(const SpikeCounts& counts, const SpikeWeightSource& weight,
-                            ConstTensorView bias, TensorView y) {
+                            ConstTensorView bias, TensorView y, bool accumulate) {
   const ConstTensorView core = counts.core;
   check(core.shape().last() == weight.codes.shape().last(),
         "spike_matmul_reference: core: expected {} columns, got {}", weight.codes.shape().last(),
@@ -58,7 +58,8 @@ void spike_matmul_reference(const SpikeCounts& counts, const SpikeWeightSource& 
       const float sum =
           scaled_sum(codes, whole_counts[static_cast<size_t>(i)], weight.scales.row_as<float>(n));
       const float value = std::fma(counts.thresholds.as<float>()[i], sum, offset);
-      y.row_as<float>(i)[n] = value;
+      float& result = y.row_as<float>(i)[n];
+      result = accumulate ? result + value : value;
     }
   }
 }

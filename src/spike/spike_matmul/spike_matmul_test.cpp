@@ -3,16 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <limits>
-#include <string>
 
-#include "core/error.h"
-#include "core/test_errors.h"
 #include "spike/spike_matmul/spike_matmul_problem.h"
 
 namespace spb::spike {
 namespace {
-
-using spb::test::expect_error;
 
 using spb::test::isa_levels;
 using spb::test::IsaScope;
@@ -34,6 +29,11 @@ Tensor random_row(Rng& rng, int64_t columns) {
   return t;
 }
 
+void fill(const StridedMatrix& y, float value) {
+  const Shape& shape = y.view().shape();
+  for (int64_t i = 0; i < shape[0]; ++i) std::fill_n(y.row(i), shape[1], value);
+}
+
 struct Case {
   int64_t m, n, k;
 };
@@ -42,30 +42,40 @@ constexpr Case kCases[] = {{1, 1, 128},   {1, 15, 256},  {1, 17, 384},  {1, 100,
                            {5, 1, 384},   {33, 15, 384}, {33, 17, 128}, {70, 100, 256},
                            {70, 49, 1152}};
 
-// Every path on every instruction set gives the bits of the reference and leaves gaps alone.
-void expect_all_equal(const Codes& w, const Counts& s, bool with_bias, int threads = 2) {
-  Rng rng(99);
-  const int64_t rows = w.codes.shape()[0];
-  const int64_t tokens = s.core.shape()[0];
-  const Tensor bias = random_row(rng, rows);
-  const ConstTensorView used_bias = with_bias ? ConstTensorView(bias) : ConstTensorView();
-  const StridedMatrix before(tokens, rows, 3);
-  const StridedMatrix want = before.clone();
-  spike_matmul_reference(s.view, w.source(), used_bias, want.view());
-  Context context(threads);
-  const SpikeWeight weight =
-      prepare_spike_weight(context, w.source(), {.channel_major = true, .short_last_group = true});
+// Every path on every instruction set turns `before` into the bits of `want` and leaves gaps alone.
+// The target's y is set here.
+void expect_paths_equal(Context& context, const Counts& s, SpikeMatmulTarget target,
+                        const StridedMatrix& before, const StridedMatrix& want) {
   for (const Isa level : isa_levels()) {
     const IsaScope scope(level);
     for (const SpikePath path : kPaths) {
       const StridedMatrix y = before.clone();
-      const SpikeMatmulTarget target{&weight, used_bias, y.view()};
+      target.y = y.view();
       spike_matmul(context, {&s.view, {&target, 1}, path});
       ASSERT_TRUE(same_bits(y.view(), want.view()))
-          << name(level) << " path " << static_cast<int>(path) << " M " << tokens << " N " << rows
-          << " K " << w.codes.shape()[1];
+          << name(level) << " path " << static_cast<int>(path) << " y "
+          << want.view().shape().to_string() << " K " << s.core.shape()[1]
+          << (target.accumulate ? " accumulating" : "");
       ASSERT_TRUE(y.gaps_untouched());
     }
+  }
+}
+
+// The bits of the reference, stored and added.
+void expect_all_equal(const Codes& w, const Counts& s, bool with_bias, int threads = 2) {
+  Rng rng(99);
+  const int64_t rows = w.codes.shape()[0];
+  const Tensor bias = random_row(rng, rows);
+  const ConstTensorView used_bias = with_bias ? ConstTensorView(bias) : ConstTensorView();
+  Context context(threads);
+  const SpikeWeight weight =
+      prepare_spike_weight(context, w.source(), {.channel_major = true, .short_last_group = true});
+  StridedMatrix before(s.core.shape()[0], rows, 3);
+  for (const bool accumulate : {false, true}) {
+    if (accumulate) before.fill_normal(rng, 100.0f);
+    const StridedMatrix want = before.clone();
+    spike_matmul_reference(s.view, w.source(), used_bias, want.view(), accumulate);
+    expect_paths_equal(context, s, {&weight, used_bias, {}, accumulate}, before, want);
   }
 }
 
@@ -183,7 +193,34 @@ TEST(SpikeMatmul, ThreadsDoNotChangeTheBits) {
   }
 }
 
-// Targets of different sizes in one call, one with a residual and one without a copy for events.
+// What would be stored is rounded before it is added: once in the product, once in the sum.
+TEST(SpikeMatmul, AccumulatingAddsWhatWouldBeStored) {
+  Rng rng(16);
+  Context context(2);
+  for (const int64_t m : {1, 3, 40}) {
+    Codes w = random_codes(rng, 1050, 256);
+    add_residual(rng, w, 10, 3000);
+    auto counts = random_counts(rng, m, 256, 0.5);
+    counts[0][3] = kMaxCount;
+    const Counts s = make_counts(rng, counts);
+    const Tensor bias = random_row(rng, 1050);
+    const SpikeWeight weight = prepare_spike_weight(context, w.source(), {.channel_major = true});
+    StridedMatrix before(m, 1050, 2);
+    before.fill_normal(rng, 10.0f);
+    before.row(0)[0] = std::numeric_limits<float>::infinity();
+    const StridedMatrix want(m, 1050, 2);
+    SpikeMatmulTarget target{&weight, bias, want.view()};
+    spike_matmul(context, {&s.view, {&target, 1}});
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t n = 0; n < 1050; ++n) want.row(i)[n] += before.at(i, n);
+    }
+    target.accumulate = true;
+    expect_paths_equal(context, s, target, before, want);
+  }
+}
+
+// Targets of different sizes in one call, one with a residual and one without a copy for events,
+// and one that is added to.
 TEST(SpikeMatmul, TargetsShareTheCounts) {
   Rng rng(9);
   Context context(3);
@@ -199,20 +236,22 @@ TEST(SpikeMatmul, TargetsShareTheCounts) {
     }
     const Counts s = make_counts(rng, random_counts(rng, m, 256, 0.6));
     for (const SpikePath path : {SpikePath::kAutomatic, SpikePath::kDense, SpikePath::kPlanes}) {
-      StridedMatrix all(m, 371);
+      const StridedMatrix all(m, 371);
+      fill(all, 1.5f);
       std::vector<SpikeMatmulTarget> targets;
       int64_t first = 0;
       for (size_t t = 0; t < 3; ++t) {
         // Columns of one wider matrix.
         const TensorView y{all.view().data() + first * 4, DType::kF32, Shape{m, rows[t]},
                            all.view().row_stride_bytes()};
-        targets.push_back({&weights[t], {}, y});
+        targets.push_back({&weights[t], {}, y, t == 1});
         first += rows[t];
       }
       spike_matmul(context, {&s.view, targets, path});
       for (size_t t = 0; t < 3; ++t) {
         const StridedMatrix want(m, rows[t]);
-        spike_matmul_reference(s.view, codes[t].source(), {}, want.view());
+        fill(want, 1.5f);
+        spike_matmul_reference(s.view, codes[t].source(), {}, want.view(), t == 1);
         EXPECT_TRUE(same_bits(targets[t].y, want.view())) << "target " << t << ", M " << m;
       }
     }
@@ -286,86 +325,6 @@ TEST(SpikeMatmul, WeightSaysWhatItHolds) {
   EXPECT_EQ(full.residual_codes(), static_cast<int64_t>(w.residual.size()));
   EXPECT_GT(full.bytes(), plain.bytes());
   EXPECT_EQ(full.channel_major_bytes(), 256 * (256 + 8));
-}
-
-TEST(SpikeMatmul, PreparationRefusesWrongWeights) {
-  Rng rng(14);
-  Context context(1);
-  const auto refuse = [&](const Codes& w, ErrorKind kind, const std::string& words) {
-    expect_error(kind, words, [&] { prepare_spike_weight(context, w.source()); });
-  };
-  const auto usage = ErrorKind::kUsage;
-  expect_error(usage, "expected a matrix", [&] { prepare_spike_weight(context, {}); });
-  refuse(random_codes(rng, 4, 100), usage, "divisible by the group size 128, got 100");
-  Codes w = random_codes(rng, 4, 256);
-  w.scales = Tensor(DType::kF32, Shape{4, 1});
-  refuse(w, usage, "scales: expected f32 [4, 2], got f32 [4, 1]");
-  w = random_codes(rng, 4, 256);
-  w.scales.as<float>()[5] = std::nanf("");
-  refuse(w, ErrorKind::kData, "row 2, group 1: expected a finite number, got nan");
-  w = random_codes(rng, 4, 256);
-  for (const CodeExcess bad :
-       {CodeExcess{-1, 0, 9}, CodeExcess{4, 0, 9}, CodeExcess{0, 256, 9}, CodeExcess{0, -1, 9}}) {
-    w.residual = {bad};
-    refuse(w, usage, "residual: expected places inside [4, 256]");
-  }
-  w.residual = {{1, 5, 9}, {1, 5, 9}};
-  refuse(w, usage, "out of order");
-  w.residual = {{1, 5, 9}, {0, 6, 9}};
-  refuse(w, usage, "out of order");
-  w.residual = {{1, 5, std::numeric_limits<int32_t>::min()}};
-  refuse(w, ErrorKind::kData, "row 1, column 5: expected |code| up to");
-}
-
-TEST(SpikeMatmul, RefusesWrongCountsAndTargets) {
-  Rng rng(15);
-  Context context(1);
-  const Codes w = random_codes(rng, 20, 256);
-  const SpikeWeight plain = prepare_spike_weight(context, w.source());
-  const SpikeWeight full = prepare_spike_weight(context, w.source(), {.channel_major = true});
-  Counts s = make_counts(rng, random_counts(rng, 2, 256, 0.3));
-  const StridedMatrix y(2, 20);
-  SpikeMatmulTarget target{&plain, {}, y.view()};
-  SpikePath path = SpikePath::kAutomatic;
-  const auto refuse = [&](const std::string& words) {
-    expect_error(ErrorKind::kUsage, words, [&] {
-      spike_matmul(context, {&s.view, {&target, 1}, path});
-    });
-  };
-  target.weight = nullptr;
-  refuse("target 0: expected a prepared weight, got none");
-  target = {&plain, {}, StridedMatrix(2, 21).view()};
-  refuse("y: expected f32 [2, 20], got f32 [2, 21]");
-  target = {&plain, s.thresholds, y.view()};
-  refuse("bias: expected f32 [20], got f32 [2]");
-  target = {&plain, {}, {s.core.view().data(), DType::kF32, Shape{2, 20}}};
-  refuse("y");
-  target = {&plain, {}, y.view()};
-  path = SpikePath::kEvents;
-  refuse("expected a channel-major copy for events, got none");
-  target.weight = &full;
-  s.view.active[3] = s.view.active[2];
-  refuse("expected ascending channels");
-  s.view.active[3] = 256;
-  refuse("expected channels below 256, got 256");
-  s.view.active_begin[1] = 1 << 30;
-  refuse("active_begin: row 0");
-  s.view.active_begin.clear();
-  refuse("active_begin: expected 3 entries for events, got 0");
-  path = SpikePath::kAutomatic;
-  for (const Burst bad : {Burst{2, 0, 1}, Burst{-1, 0, 1}, Burst{0, 256, 1}, Burst{0, -1, 1}}) {
-    s.view.bursts = {bad};
-    refuse("bursts: expected places inside [2, 256]");
-  }
-  s.view.bursts = {{1, 0, 1}, {0, 9, 1}};
-  refuse("out of order");
-  s.view.bursts = {{1, 9, std::numeric_limits<int32_t>::max()}};
-  refuse("row 1, channel 9: expected |count| up to");
-  s = make_counts(rng, random_counts(rng, 2, 128, 0.3));
-  refuse("expected counts with 256 channels, got 128");
-  expect_error(ErrorKind::kUsage, "counts: expected a core [M, K], got none", [&] {
-    spike_matmul(context, {nullptr, {&target, 1}});
-  });
 }
 
 TEST(SpikeMatmul, EventsPayWhenManyChannelsAreSilent) {

@@ -129,7 +129,9 @@ void put_block(const SpikePathArgs& args, const SpikeMatmulTarget& target, int64
     const RowOutput out = output_of(target, i, block * kBlockRows);
     const float* sums = results.data() + i * kBlockRows;
     for (int64_t r = 0; r < rows; ++r) {
-      out.y[r] = std::fma(args.threshold(i), sums[r], out.bias != nullptr ? out.bias[r] : 0.0f);
+      const float value =
+          std::fma(args.threshold(i), sums[r], out.bias != nullptr ? out.bias[r] : 0.0f);
+      out.y[r] = out.accumulate ? out.y[r] + value : value;
     }
   }
 }

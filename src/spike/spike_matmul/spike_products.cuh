@@ -37,7 +37,8 @@ struct DeviceWeight {
   const CellExcess* excess;     // of 16 rows and a group, or nullptr
   const int64_t* excess_begin;
   const signed char* digits;
-  const int32_t* digit_index;  // or nullptr
+  const int32_t* digit_index;   // or nullptr
+  const signed char* far_rows;  // [rows]: 1 for those; or nullptr
   int64_t rows;
   int groups;
 
@@ -56,6 +57,7 @@ inline DeviceWeight device_weight(const SpikeWeight& weight) {
           .excess_begin = tiles.excess_begin.as<int64_t>(),
           .digits = tiles.digits.as<signed char>(),
           .digit_index = tiles.digit_index.as<int32_t>(),
+          .far_rows = tiles.far_row_flags.as<signed char>(),
           .rows = impl.rows,
           .groups = static_cast<int>(impl.groups())};
 }
@@ -66,24 +68,34 @@ struct DeviceOutput {
   int64_t stride;
   bool bf16;
   const float* bias;  // or nullptr
+  bool accumulate;
 
   // v a + bias, rounded once to f32 and then to the output's type.
   __device__ float result(int64_t row, float threshold, float sum) const {
     return __fmaf_rn(threshold, sum, bias == nullptr ? 0.0f : bias[row]);
   }
+  // Once for every result: accumulating, it is added.
   __device__ void store(int64_t token, int64_t row, float value) const {
-    if (bf16) {
-      reinterpret_cast<__nv_bfloat16*>(y)[token * stride + row] = __float2bfloat16_rn(value);
-    } else {
-      reinterpret_cast<float*>(y)[token * stride + row] = value;
+    const int64_t place = token * stride + row;
+    bf16 ? put(reinterpret_cast<__nv_bfloat16*>(y) + place, value)
+         : put(reinterpret_cast<float*>(y) + place, value);
+  }
+
+ private:
+  template <typename T>
+  __device__ void put(T* to, float value) const {
+    T result = cuda::from_float<T>(value);
+    if (accumulate) {
+      result = cuda::from_float<T>(__fadd_rn(cuda::to_float(*to), cuda::to_float(result)));
     }
+    *to = result;
   }
 };
 
 inline DeviceOutput device_output(const SpikeMatmulTarget& target) {
   return {target.y.data(), target.y.row_stride_bytes() / block_bytes(target.y.dtype()),
           target.y.dtype() == DType::kBF16,
-          target.bias.defined() ? target.bias.as<float>() : nullptr};
+          target.bias.defined() ? target.bias.as<float>() : nullptr, target.accumulate};
 }
 
 // Matrices that one launch multiplies by the same counts.
@@ -130,6 +142,12 @@ struct CountTiles {
   int groups;
 };
 
+// Whether multiply_far computes a result. Where results are added, tiles leave it alone.
+__device__ inline bool is_far(const CountTiles& tiles, const DeviceWeight& w, int64_t token,
+                              int64_t row) {
+  return tiles.far_flags[token] != 0 || (w.far_rows != nullptr && w.far_rows[row] != 0);
+}
+
 // Tiles of one side that take part in a group's sum, from an entry of an index.
 __device__ inline int digit_tiles(int32_t entry) { return entry < 0 ? 1 : 2 + (entry & 1); }
 
@@ -173,7 +191,7 @@ void multiply_warpgroup_tiles(Context& context, const DeviceCounts& counts, cons
 void multiply_warp_tiles(Context& context, const DeviceCounts& counts, const CountTiles& tiles,
                          std::span<const SpikeMatmulTarget> targets);
 
-// In 64 bits: the far tokens, and the far rows of the weight.
+// In 64 bits, each result once: the far tokens, and the far rows of the weight.
 void multiply_far(Context& context, const DeviceCounts& counts, const CountTiles& tiles,
                   const SpikeMatmulTarget& target);
 

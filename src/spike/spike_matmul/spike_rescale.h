@@ -8,7 +8,8 @@
 namespace spb::spike::SPB_ISA {
 using namespace spb::SPB_ISA;
 
-// Stores the results of rows first_row, first_row + 1, ... of `rows`, from their sums over groups.
+// Stores or adds the results of rows first_row, first_row + 1, ... of `rows`, from their sums over
+// groups.
 inline void put_results(const ops::RowOutput& out, int64_t token, int64_t first_row, int64_t rows,
                         Vec sums, Vec threshold) {
   const int64_t left = rows - first_row;
@@ -16,12 +17,15 @@ inline void put_results(const ops::RowOutput& out, int64_t token, int64_t first_
   float* y = out.y + token * out.stride + first_row;
   if (left >= kLanes) {
     const Vec bias = out.bias != nullptr ? load(out.bias + first_row) : Vec{};
-    store(y, fused(threshold, sums, bias));
+    const Vec value = fused(threshold, sums, bias);
+    store(y, out.accumulate ? load(y) + value : value);
     return;
   }
   const int count = static_cast<int>(left);
   const Vec bias = out.bias != nullptr ? load_partial(out.bias + first_row, count) : Vec{};
-  store_partial(y, fused(threshold, sums, bias), count);
+  Vec value = fused(threshold, sums, bias);
+  if (out.accumulate) value += load_partial(y, count);
+  store_partial(y, value, count);
 }
 
 }  // namespace spb::spike::SPB_ISA

@@ -181,7 +181,9 @@ void put_spike_tiles(const SpikeTileResults& r) {
       const __m512 bias = r.out.bias != nullptr ? _mm512_maskz_loadu_ps(mask, r.out.bias + row)
                                                 : _mm512_setzero_ps();
       const float* sums = r.sums + row / 16 * kSumTile + t * 16;
-      _mm512_mask_storeu_ps(y, mask, _mm512_fmadd_ps(threshold, _mm512_load_ps(sums), bias));
+      __m512 value = _mm512_fmadd_ps(threshold, _mm512_load_ps(sums), bias);
+      if (r.out.accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), value);
+      _mm512_mask_storeu_ps(y, mask, value);
     }
   }
 }

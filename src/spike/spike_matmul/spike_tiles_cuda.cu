@@ -167,13 +167,15 @@ __device__ void add_scaled(const float* scales, int row, Products& products, Sum
 __device__ void store(const Problem& p, int target, int64_t first_row, int64_t first_token,
                       int lane, const Sums& sums) {
   const DeviceOutput& out = p.targets.outputs[target];
+  const DeviceWeight& w = p.targets.weights[target];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
     for (int k = 0; k < 16; ++k) {
       const int64_t n = first_row + i * 16 + lane / 4 + k % 4 / 2 * 8;
       const int64_t token = first_token + k / 4 * 8 + lane % 4 * 2 + k % 2;
-      if (n >= p.targets.weights[target].rows || token >= p.tokens) continue;
+      if (n >= w.rows || token >= p.tokens) continue;
+      if (out.accumulate && is_far(p.tiles, w, token, n)) continue;
       out.store(token, n, out.result(n, p.thresholds[token], sums[i][k / 4][k % 4]));
     }
   }

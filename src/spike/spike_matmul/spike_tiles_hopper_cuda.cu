@@ -104,6 +104,7 @@ struct Place {
 __device__ void store_each(const Problem& p, int target, const Place& place, int thread,
                            const Sums& sums) {
   const DeviceOutput& out = p.targets.outputs[target];
+  const DeviceWeight& w = p.targets.weights[target];
   const int lane = thread % cuda::kWarpSize;
   const int64_t first = place.row + thread / cuda::kWarpSize * 16 + lane / 4;
 #pragma unroll
@@ -112,18 +113,36 @@ __device__ void store_each(const Problem& p, int target, const Place& place, int
     for (int i = 0; i < 4; ++i) {
       const int64_t token = place.token + j * 8 + lane % 4 * 2 + i % 2;
       const int64_t n = first + i / 2 * 8;
-      if (token >= p.tokens || n >= p.targets.weights[target].rows) continue;
+      if (token >= p.tokens || n >= w.rows) continue;
+      if (out.accumulate && is_far(p.tiles, w, token, n)) continue;
       out.store(token, n, out.result(n, p.thresholds[token], sums[j][i]));
     }
   }
 }
 
-// bf16 by way of shared memory, from where the copy engine takes them.
+// Makes -0 of staged results that multiply_far is to add: whatever -0 is added to stays as it is.
+__device__ void leave_out_far(const Problem& p, int target, const Place& place,
+                              unsigned char* staging, int thread) {
+  static_assert(kGroupThreads == kBlockTokens);
+  constexpr uint16_t kMinusZero = 0x8000;  // in bf16
+  const DeviceWeight& w = p.targets.weights[target];
+  const int64_t token = place.token + thread;
+  if (token >= p.tokens) return;
+#pragma unroll 1
+  for (int n = 0; n < kGroupOutputs && place.row + n < w.rows; ++n) {
+    if (!is_far(p.tiles, w, token, place.row + n)) continue;
+    reinterpret_cast<uint16_t*>(staging + cuda::swizzled(thread, n / 8))[n % 8] = kMinusZero;
+  }
+}
+
+// bf16 by way of shared memory, from where the copy engine stores or adds them.
 __device__ void store_staged(const Problem& p, int target, const Place& place,
                              unsigned char* staging, const float* thresholds, int meeting,
                              int thread, const Sums& sums) {
   const DeviceOutput& out = p.targets.outputs[target];
-  const int64_t rows = p.targets.weights[target].rows;
+  const DeviceWeight& w = p.targets.weights[target];
+  const int64_t rows = w.rows;
+  const bool some_far = out.accumulate && (w.far_rows != nullptr || *p.tiles.far_count != 0);
   const int lane = thread % cuda::kWarpSize;
   const int warp = thread / cuda::kWarpSize;
   float biases[2];
@@ -152,11 +171,19 @@ __device__ void store_staged(const Problem& p, int target, const Place& place,
     }
     cuda::store_matrices_transposed(row + j * 8 * 128, words);
   }
+  if (some_far) {
+    cuda::meet_group(meeting);
+    leave_out_far(p, target, place, staging, thread);
+  }
   cuda::publish_writes();
   cuda::meet_group(meeting);
-  if (thread == 0) {
-    cuda::store_tile(&p.outputs[target], static_cast<int>(place.token), static_cast<int>(place.row),
-                     staging);
+  if (thread != 0) return;
+  const auto token = static_cast<int>(place.token);
+  const auto first = static_cast<int>(place.row);
+  if (out.accumulate) {
+    cuda::add_tile(&p.outputs[target], token, first, staging);
+  } else {
+    cuda::store_tile(&p.outputs[target], token, first, staging);
   }
 }
 

@@ -131,6 +131,11 @@ void prepare_spike_weight_cuda(Context& context, const SpikeWeightSource& source
   pack_digits(source, far_rows, impl);
   impl.tiles.far_rows = on_device(impl.device, far_rows);
   impl.tiles.far_row_count = static_cast<int64_t>(far_rows.size());
+  if (!far_rows.empty()) {
+    std::vector<int8_t> flags(static_cast<size_t>(impl.rows), 0);
+    for (const int32_t row : far_rows) flags[static_cast<size_t>(row)] = 1;
+    impl.tiles.far_row_flags = on_device(impl.device, flags);
+  }
   impl.tiles.excess = on_device(impl.device, impl.excess);
   impl.tiles.excess_begin = on_device(impl.device, impl.excess_begin);
 }

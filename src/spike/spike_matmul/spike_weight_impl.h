@@ -34,6 +34,7 @@ struct DeviceTiles {
   // Rows with codes of more than kDigitCode, whose excess the digits leave out.
   Buffer far_rows;  // i32
   int64_t far_row_count = 0;
+  Buffer far_row_flags;  // [rows] i8: 1 for far rows; empty where there are none
 };
 
 inline constexpr int64_t kDeviceTileRows = 192;
