@@ -51,8 +51,15 @@ __device__ inline void publish_barriers() {
 __device__ inline void meet_cluster() {
   asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
-// Four 8x8 matrices of 16-bit elements, transposed; lane l gives the address of row l % 8 of
-// matrix l / 8, and holds elements as mma.cuh says of C.
+// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and
+// holds elements as mma.cuh says of C.
+__device__ inline void store_matrices(void* row, const uint32_t (&from)[4]) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+      "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+      : "memory");
+}
+// The same, transposed.
 __device__ inline void store_matrices_transposed(void* row, const uint32_t (&from)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
                    shared_address(row)),
@@ -66,6 +73,7 @@ __device__ inline void copy_bulk(void*, const void*, int, Barrier*) { __trap(); 
 __device__ inline void arrive_at(Barrier*, int) { __trap(); }
 __device__ inline void publish_barriers() { __trap(); }
 __device__ inline void meet_cluster() { __trap(); }
+__device__ inline void store_matrices(void*, const uint32_t (&)[4]) { __trap(); }
 __device__ inline void store_matrices_transposed(void*, const uint32_t (&)[4]) { __trap(); }
 #endif
 

@@ -1,6 +1,7 @@
 // Parts that both chunked CUDA kernels of gated_linear_attention share.
 #pragma once
 
+#include "core/cuda/fast_math.cuh"
 #include "core/cuda/mma.cuh"
 #include "ops/gated_linear_attention/gated_linear_attention.h"
 #include "ops/gated_linear_attention/gated_linear_attention_batch.cuh"

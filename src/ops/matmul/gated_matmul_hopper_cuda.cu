@@ -5,11 +5,11 @@
 
 #include "core/cuda/bulk_copy.cuh"
 #include "core/cuda/pack.cuh"
-#include "core/cuda/reduce.cuh"
 #include "core/cuda/tensor_map.cuh"
 #include "core/cuda/tile_stages.cuh"
 #include "ops/matmul/gated_matmul_cuda.h"
 #include "ops/matmul/matmul_weight.h"
+#include "ops/swiglu/swiglu.cuh"
 
 namespace spb::ops {
 namespace {
@@ -24,6 +24,7 @@ constexpr int kStages = 4;
 constexpr int kStep = 64;  // columns of a stage
 constexpr int kRows = 128;
 constexpr int kOutputs = 128;  // of each weight
+constexpr int kConsumerRows = kRows / kConsumers;
 constexpr int kTileBytes = 128 * kStep * static_cast<int>(sizeof(T));
 constexpr int kProducerRegisters = 40;
 constexpr int kConsumerRegisters = 232;
@@ -31,7 +32,8 @@ constexpr uint16_t kBoth = 3;  // blocks of the cluster
 
 struct Shared {
   unsigned char x[kStages][kTileBytes];
-  unsigned char weights[kStages][2][kTileBytes];  // gate, up
+  unsigned char weights[kStages][2][kTileBytes];              // gate, up
+  unsigned char results[kConsumers][2][kConsumerRows * 128];  // in tiles of 64 outputs
   cuda::Barrier full[kStages];
   cuda::Barrier empty[kStages];
 };
@@ -39,8 +41,7 @@ struct Shared {
 struct Problem {
   CUtensorMap x;
   CUtensorMap weights[2];
-  T* y;
-  int64_t y_stride;
+  CUtensorMap y;
   int rows;
   int outputs;
   int columns;
@@ -87,35 +88,38 @@ __device__ void produce(Shared& shared, const Problem& p, int rank) {
   }
 }
 
-// x / (1 + exp(-x)) for a result that is rounded to bf16; 0 for -infinity.
-__device__ float silu(float x) {
-  return x == -INFINITY ? 0.0f : __fdividef(x, 1.0f + __expf(-fmaxf(x, -80.0f)));
-}
-
 using Sums = float[2][16][4];  // gate, up: 64 rows by 128 outputs
 
-__device__ void write(const Problem& p, const Sums& sums, int first_row, int first_output) {
-  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
-  const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize % 4;
-  const int pair = lane % 4;
+// The results of a warpgroup, by way of shared memory, from where the copy engine takes them while
+// the next tile is multiplied.
+__device__ void write(Shared& shared, const Problem& p, const Sums& sums, int group, int first_row,
+                      int first_output) {
+  const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
+  const int lane = thread % cuda::kWarpSize;
+  const int warp = thread / cuda::kWarpSize;
+  auto& results = shared.results[group];
+  if (thread == 0) cuda::wait_for_stores();  // of the tile before
+  cuda::meet_group(1 + group);
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = first_row + warp * 16 + half * 8 + lane / 4;
-    T* y = p.y + min(row, p.rows - 1) * p.y_stride;
+  for (int four = 0; four < 4; ++four) {
 #pragma unroll
-    for (int four = 0; four < 4; ++four) {
+    for (int half = 0; half < 2; ++half) {
       uint32_t words[4];
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const float* gate = &sums[0][four * 4 + n][half * 2];
         const float* up = &sums[1][four * 4 + n][half * 2];
-        words[n] = cuda::pack_bf16(silu(gate[0]) * up[0], silu(gate[1]) * up[1]);
+        words[n] = cuda::pack_bf16(activate<T>(gate[0]) * up[0], activate<T>(gate[1]) * up[1]);
       }
-      cuda::gather_outputs(words, pair);
-      const int first = first_output + (four * 4 + pair) * 8;
-      if (row >= p.rows || first >= p.outputs) continue;
-      *reinterpret_cast<uint4*>(y + first) = make_uint4(words[0], words[1], words[2], words[3]);
+      const int row = warp * 16 + half * 8 + lane % 8;
+      cuda::store_matrices(results[four / 2] + cuda::swizzled(row, four % 2 * 4 + lane / 8), words);
     }
+  }
+  cuda::publish_writes();
+  cuda::meet_group(1 + group);
+  if (thread != 0) return;
+  for (int side = 0; side < 2; ++side) {
+    cuda::store_tile(&p.y, first_row, first_output + side * 64, results[side]);
   }
 }
 
@@ -160,8 +164,9 @@ __device__ void consume(Shared& shared, const Problem& p, int rank, int group) {
     }
     cuda::wait_for_products<0>();
     release(shared, before);
-    write(p, sums, tile.x + rank * kRows + group * 64, tile.y);
+    write(shared, p, sums, group, tile.x + rank * kRows + group * kConsumerRows, tile.y);
   }
+  cuda::wait_for_stores();
 }
 
 // Launched in clusters of kCluster blocks.
@@ -218,8 +223,7 @@ void gated_matmul_fused(Context& context, const GatedMatmulArgs& args) {
   const Problem p{cuda::tensor_map(x.data, rows, columns, x.stride, kRows),
                   {cuda::tensor_map(weights_of(*args.gate), outputs, columns, columns, kOutputs),
                    cuda::tensor_map(weights_of(*args.up), outputs, columns, columns, kOutputs)},
-                  y.data,
-                  y.stride,
+                  cuda::tensor_map(y.data, rows, outputs, y.stride, kConsumerRows),
                   static_cast<int>(rows),
                   static_cast<int>(outputs),
                   static_cast<int>(columns)};

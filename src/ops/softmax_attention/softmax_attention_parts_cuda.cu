@@ -2,6 +2,7 @@
 //
 // A block takes one token, one key/value head and a part of the keys, in tiles of 64: each of its
 // four warps multiplies 16 keys of a tile and keeps sums of its own, joined at the end.
+#include "core/cuda/fast_math.cuh"
 #include "core/cuda/mma.cuh"
 #include "core/cuda/reduce.cuh"
 #include "ops/softmax_attention/softmax_attention_keys.cuh"

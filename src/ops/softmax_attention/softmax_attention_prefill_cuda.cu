@@ -4,6 +4,7 @@
 // scores of a warp's 32 queries are, rounded to bf16, the first operand of the product with the
 // values. Two tiles are in shared memory, one in use and one on its way. Tiles that no query of the
 // block sees are not visited; only tiles that some query sees in part are masked.
+#include "core/cuda/fast_math.cuh"
 #include "core/cuda/mma.cuh"
 #include "core/cuda/reduce.cuh"
 #include "ops/softmax_attention/softmax_attention_keys.cuh"

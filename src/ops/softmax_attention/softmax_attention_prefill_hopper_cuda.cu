@@ -6,6 +6,7 @@
 // all queries, so that the tiles of the next ones come while the last ones are finished.
 #include <algorithm>
 
+#include "core/cuda/fast_math.cuh"
 #include "ops/softmax_attention/softmax_attention_prefill_hopper.cuh"
 
 namespace spb::ops {

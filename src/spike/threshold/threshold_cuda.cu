@@ -15,8 +15,10 @@ using cuda::Rows;
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / cuda::kWarpSize;
-constexpr int64_t kWarpChannels = 512;   // rows up to this width are one warp's work
-constexpr int kSharedBytes = 96 * 1024;  // for rows that wait there; longer ones are read twice
+constexpr int64_t kWarpChannels = 512;       // rows up to this width are one warp's work
+constexpr int64_t kManyRows = 1024;          // from here on wider ones too, if eight wait in
+constexpr int64_t kWarpsBytes = 64 * 1024;   // so many bytes
+constexpr int64_t kSharedBytes = 96 * 1024;  // for rows that wait there; longer ones are read twice
 
 template <typename T>
 struct Args {
@@ -33,11 +35,33 @@ struct Args {
   float max_threshold;
   float dead_zone;
   bool bf16_mean;
-  bool staged;  // rows wait in shared memory
   cuda::FaultSink faults;
 };
 
-// The canonical sum, by one warp; lane 0 has it.
+// The canonical sum, by one warp; lane 0 has it. Rows of pairs: a lane has partial 2 lane and the
+// next.
+template <typename T>
+__device__ float absolute_sum_of_pairs(const T* x, int channels, int lane) {
+  constexpr int kPartials = static_cast<int>(kThresholdPartials);
+  float even = 0;
+  float odd = 0;
+  const auto add = [&](const Pack<T, 2>& pair) {
+    even += fabsf(cuda::to_float(pair.at[0]));
+    odd += fabsf(cuda::to_float(pair.at[1]));
+  };
+  const int whole = channels / kPartials * kPartials;
+#pragma unroll 8
+  for (int c = 2 * lane; c < whole; c += kPartials) add(Pack<T, 2>::load(x + c));
+  if (whole + 2 * lane < channels) add(Pack<T, 2>::load(x + whole + 2 * lane));
+#pragma unroll
+  for (int n = cuda::kWarpSize / 2; n > 0; n /= 2) {
+    even += __shfl_down_sync(cuda::kFullWarp, even, n);
+    odd += __shfl_down_sync(cuda::kFullWarp, odd, n);
+  }
+  return even + odd;
+}
+
+// The same of any row.
 template <typename T>
 __device__ float absolute_sum(const T* x, int channels, int lane) {
   float low = 0;   // partial[lane]
@@ -84,6 +108,25 @@ __device__ float likely_count(float x, const Divisor& by, bool& sure) {
   return count;
 }
 
+// The cores of a pack that neither bursts nor has a count that likely_count could miss; false for
+// other packs. Most packs are such, and this takes a third of the instructions of each on its own.
+template <int kPack, typename T>
+__device__ bool likely_cores(const Pack<T, kPack>& drives, float inverse,
+                             Pack<int8_t, kPack>& cores) {
+  constexpr auto kLimit = static_cast<float>(kCoreLimit);
+  constexpr float kNearest = 0.5f - kLimit * 0x1p-21f;
+  bool sure = true;
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) {
+    const float near = __fmul_rn(cuda::to_float(drives.at[i]), inverse);
+    const float shifted = __fadd_rn(near, kIntegers);
+    const float apart = __fsub_rn(near, __fsub_rn(shifted, kIntegers));
+    sure = sure & (fabsf(near) < kLimit) & (fabsf(apart) < kNearest);
+    cores.at[i] = static_cast<int8_t>(__float_as_int(shifted));
+  }
+  return sure;
+}
+
 // The count by its definition; what is wrong with it is reported.
 template <typename T>
 __device__ float checked_count(const Args<T>& args, int64_t row, int channel, float x,
@@ -125,44 +168,78 @@ __device__ void stage(const Args<T>& args, int64_t row, int thread, int width, T
   }
 }
 
-// A block or a warp fires one row.
-template <bool kWholeBlock, bool kSwiglu, int kPack, typename T>
+// How a launch treats rows; known to the compiler, which then reads shared memory as such.
+template <bool kOfBlock, bool kOfSwiglu, bool kInShared, int kInPack>
+struct RowForm {
+  static constexpr bool kWholeBlock = kOfBlock;  // fires a row, else a warp does
+  static constexpr bool kSwiglu = kOfSwiglu;
+  static constexpr bool kStaged = kInShared;  // rows wait in shared memory
+  static constexpr int kPack = kInPack;
+  static constexpr int kWidth = kOfBlock ? kThreads : cuda::kWarpSize;
+};
+
+// The threshold of a row by one warp, in all its lanes.
+template <int kPack, typename T>
+__device__ float threshold_of(const Args<T>& args, const T* x, int lane) {
+  float sum = 0;
+  if constexpr (kPack > 1) {
+    sum = absolute_sum_of_pairs(x, args.channels, lane);
+  } else {
+    sum = absolute_sum(x, args.channels, lane);
+  }
+  return __shfl_sync(cuda::kFullWarp, firing_threshold(args, sum), 0);
+}
+
+// Counts of a row.
+template <typename Form, typename T>
+__device__ void fire_row(const Args<T>& args, const T* x, int64_t row, int thread,
+                         float threshold) {
+  constexpr int kPack = Form::kPack;
+  const Divisor by{threshold, __frcp_rn(threshold)};
+  int8_t* cores = args.core.row(row);
+  for (int c = thread * kPack; c < args.channels; c += Form::kWidth * kPack) {
+    Pack<int8_t, kPack> likely;
+    const bool sure = likely_cores(Pack<T, kPack>::load(x + c), by.inverse, likely);
+    if (sure && args.dead_zone == 0) {
+      likely.store(cores + c);
+      continue;
+    }
+#pragma unroll 1
+    for (int i = c; i < c + kPack; ++i) cores[i] = fire(args, row, i, cuda::to_float(x[i]), by);
+  }
+}
+
+template <typename Form, typename T>
 __global__ void __launch_bounds__(kThreads) threshold_kernel(const Args<T> args) {
+  static_assert(Form::kStaged || !Form::kSwiglu);
   extern __shared__ __align__(16) unsigned char storage[];
   __shared__ float of_block;
-  constexpr int kWidth = kWholeBlock ? kThreads : cuda::kWarpSize;
   const int warp = static_cast<int>(threadIdx.x) / cuda::kWarpSize;
-  const int thread = static_cast<int>(threadIdx.x) % kWidth;
-  const int64_t row = kWholeBlock ? int64_t{blockIdx.x} : int64_t{blockIdx.x} * kWarps + warp;
+  const int thread = static_cast<int>(threadIdx.x) % Form::kWidth;
+  const int64_t row = Form::kWholeBlock ? int64_t{blockIdx.x} : int64_t{blockIdx.x} * kWarps + warp;
   if (row >= args.rows) return;
   const T* x = args.x.row(row);
-  for (int g = thread; g < args.groups; g += kWidth) args.burst_groups[row * args.groups + g] = 0;
-  if (args.staged) {
-    T* kept = reinterpret_cast<T*>(storage) + (kWholeBlock ? 0 : warp * args.channels);
-    stage<kSwiglu, kPack>(args, row, thread, kWidth, kept);
+  for (int g = thread; g < args.groups; g += Form::kWidth) {
+    args.burst_groups[row * args.groups + g] = 0;
+  }
+  if constexpr (Form::kStaged) {
+    T* kept = reinterpret_cast<T*>(storage) + (Form::kWholeBlock ? 0 : warp * args.channels);
+    stage<Form::kSwiglu, Form::kPack>(args, row, thread, Form::kWidth, kept);
     x = kept;
   }
-  kWholeBlock ? __syncthreads() : __syncwarp();
-  float threshold = 0;
-  if (!kWholeBlock || warp == 0) {
-    threshold = firing_threshold(args, absolute_sum(x, args.channels, thread));
-    threshold = __shfl_sync(cuda::kFullWarp, threshold, 0);
-    if (thread == 0) args.thresholds[row] = threshold;
-  }
-  if constexpr (kWholeBlock) {
-    if (threadIdx.x == 0) of_block = threshold;
+  if constexpr (Form::kWholeBlock) {
     __syncthreads();
-    threshold = of_block;
-  }
-  const Divisor by{threshold, __frcp_rn(threshold)};
-  for (int c = thread * kPack; c < args.channels; c += kWidth * kPack) {
-    const auto drives = Pack<T, kPack>::load(x + c);
-    Pack<int8_t, kPack> core;
-#pragma unroll
-    for (int i = 0; i < kPack; ++i) {
-      core.at[i] = fire(args, row, c + i, cuda::to_float(drives.at[i]), by);
+    if (warp == 0) {
+      const float threshold = threshold_of<Form::kPack>(args, x, thread);
+      if (thread == 0) args.thresholds[row] = of_block = threshold;
     }
-    core.store(args.core.row(row) + c);
+    __syncthreads();
+    fire_row<Form>(args, x, row, thread, of_block);
+  } else {
+    __syncwarp();
+    const float threshold = threshold_of<Form::kPack>(args, x, thread);
+    if (thread == 0) args.thresholds[row] = threshold;
+    fire_row<Form>(args, x, row, thread, threshold);
   }
 }
 
@@ -172,34 +249,44 @@ int64_t staged_bytes(int64_t channels) {
   return channels * static_cast<int64_t>(sizeof(T)) * (kWholeBlock ? 1 : kWarps);
 }
 
-template <bool kWholeBlock, bool kSwiglu, int kPack, typename T>
-void launch(Context& context, Args<T> args) {
-  const int64_t bytes = staged_bytes<kWholeBlock, T>(args.channels);
-  args.staged = bytes <= kSharedBytes;
-  const auto kernel = threshold_kernel<kWholeBlock, kSwiglu, kPack, T>;
-  cuda::allow_shared_memory(kernel, kSharedBytes);
-  const int64_t blocks = kWholeBlock ? args.rows : cuda::ceil_divide(args.rows, kWarps);
-  kernel<<<static_cast<unsigned>(blocks), kThreads, args.staged ? static_cast<size_t>(bytes) : 0,
+template <typename Form, typename T>
+void launch(Context& context, const Args<T>& args) {
+  const int64_t bytes = Form::kStaged ? staged_bytes<Form::kWholeBlock, T>(args.channels) : 0;
+  const auto kernel = threshold_kernel<Form, T>;
+  cuda::allow_shared_memory(kernel, static_cast<int>(kSharedBytes));
+  const int64_t blocks = Form::kWholeBlock ? args.rows : cuda::ceil_divide(args.rows, kWarps);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(bytes),
            cuda::stream_of(context)>>>(args);
   cuda::check_launch("spike_threshold");
 }
 
-template <bool kWholeBlock, int kPack, typename T>
-void launch(Context& context, const Args<T>& args) {
-  args.up.data != nullptr ? launch<kWholeBlock, true, kPack, T>(context, args)
-                          : launch<kWholeBlock, false, kPack, T>(context, args);
+template <int kPack, typename T>
+void choose_form(Context& context, const Args<T>& args) {
+  const bool swiglu = args.up.data != nullptr;
+  const bool by_warps =
+      args.channels <= kWarpChannels ||
+      (args.rows >= kManyRows && staged_bytes<false, T>(args.channels) <= kWarpsBytes);
+  if (by_warps) {
+    return swiglu ? launch<RowForm<false, true, true, kPack>>(context, args)
+                  : launch<RowForm<false, false, true, kPack>>(context, args);
+  }
+  if (swiglu) return launch<RowForm<true, true, true, kPack>>(context, args);
+  staged_bytes<true, T>(args.channels) <= kSharedBytes
+      ? launch<RowForm<true, false, true, kPack>>(context, args)
+      : launch<RowForm<true, false, false, kPack>>(context, args);
 }
 
+// In packs that give every lane of a warp work, where rows have room for them.
 template <typename T>
-void choose_width(Context& context, const ThresholdArgs& from, const Args<T>& args) {
+void choose_pack(Context& context, const ThresholdArgs& from, const Args<T>& args) {
   constexpr int kPack = cuda::kPackSize<T>;
-  const bool packs = cuda::packs_fit(from.x, kPack) && cuda::packs_fit(from.out->core, kPack) &&
-                     (!from.up.defined() || cuda::packs_fit(from.up, kPack));
-  if (args.channels <= kWarpChannels) {
-    packs ? launch<false, kPack, T>(context, args) : launch<false, 1, T>(context, args);
-  } else {
-    packs ? launch<true, kPack, T>(context, args) : launch<true, 1, T>(context, args);
-  }
+  const auto fits = [&](int pack) {
+    return args.channels >= cuda::kWarpSize * pack && cuda::packs_fit(from.x, pack) &&
+           cuda::packs_fit(from.out->core, pack) &&
+           (!from.up.defined() || cuda::packs_fit(from.up, pack));
+  };
+  if (fits(kPack)) return choose_form<kPack>(context, args);
+  fits(kPack / 2) ? choose_form<kPack / 2>(context, args) : choose_form<1>(context, args);
 }
 
 // Rows too long for shared memory get their drives in the arena.
@@ -259,9 +346,8 @@ void spike_threshold_cuda(Context& context, const ThresholdArgs& given) {
                               .max_threshold = args.settings.max_threshold,
                               .dead_zone = static_cast<float>(args.settings.dead_zone),
                               .bf16_mean = args.settings.bf16_mean,
-                              .staged = false,
                               .faults = cuda::fault_sink(context.stream())};
-    choose_width<T>(context, args, kernel_args);
+    choose_pack<T>(context, args, kernel_args);
   });
 }
 

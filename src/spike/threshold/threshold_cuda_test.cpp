@@ -93,6 +93,14 @@ TEST_P(ThresholdCuda, HasTheBitsOfTheCpu) {
   }
 }
 
+// So many that each warp fires rows of its own, as far as they fit.
+TEST_P(ThresholdCuda, ManyRowsHaveTheBitsOfTheCpu) {
+  Rng rng(13);
+  for (const int64_t channels : {513, 576, 2048, 3584, 4104}) {
+    expect_same(drives(rng, Shape{1025, channels}, 0.001), {});
+  }
+}
+
 TEST_P(ThresholdCuda, KeepsCountsFarBeyondTheCore) {
   Rng rng(4);
   ThresholdSettings settings;
