@@ -30,7 +30,7 @@ Tensor random_row(Rng& rng, int64_t columns) {
 }
 
 void fill(const StridedMatrix& y, float value) {
-  const Shape& shape = y.view().shape();
+  const Shape shape = y.view().shape();
   for (int64_t i = 0; i < shape[0]; ++i) std::fill_n(y.row(i), shape[1], value);
 }
 
