@@ -8,6 +8,7 @@
 #include "ops/moe/moe_dispatch.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/swiglu/swiglu.h"
+#include "spike/spike_matmul/spike_gated_matmul.h"
 
 namespace spb::model {
 
@@ -56,17 +57,28 @@ bool ForwardPass::plain(const Network& network) const {
          !network.up.bias.defined();
 }
 
+bool ForwardPass::plain_spikes(Place in, const Network& network) const {
+  return fires_unseen(in, network.gate) && !hooks_.verify_spikes && network.gate.codes.defined() &&
+         !network.gate.bias.defined() && !network.up.bias.defined();
+}
+
 void ForwardPass::run_network(int64_t index, const Network& network, ConstTensorView x,
                               const Batch& batch) {
   const int64_t count = x.shape()[0];
+  const Place in{index, Site::kFeedForwardInput};
   const Place out{index, Site::kFeedForwardOutput};
+  const bool opened_spikes = fires_unseen(out, network.down);
   const TensorView gate = rows(count, network.gate.rows());
   if (plain(network)) {
     ops::gated_matmul(context_, {x, &network.gate.weight, &network.up.weight, gate});
+  } else if (!opened_spikes && plain_spikes(in, network)) {
+    const Arena::Scope scope(arena_);
+    const spike::SpikeCounts counts = fire(in, x);
+    spike::spike_gated_matmul(context_, {&counts, &network.gate.codes, &network.up.codes, gate});
   } else {
     const TensorView up = rows(count, network.up.rows());
-    project({index, Site::kFeedForwardInput}, x, {{&network.gate, gate}, {&network.up, up}});
-    if (fires_unseen(out, network.down)) {
+    project(in, x, {{&network.gate, gate}, {&network.up, up}});
+    if (opened_spikes) {
       return project_onto_residual(out, gate, network.down, batch, up);
     }
     ops::swiglu(context_, {gate, up, gate});

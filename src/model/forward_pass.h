@@ -138,6 +138,8 @@ class ForwardPass {
   void add_normalized(const Tensor& weight, TensorView from, TensorView sum, bool add);
 
   bool plain(const Network& network) const;
+  // The same of a network whose inputs become spikes there.
+  bool plain_spikes(Place in, const Network& network) const;
   // Both add to the residual.
   void run_network(int64_t index, const Network& network, ConstTensorView x, const Batch& batch);
   void run_experts(int64_t index, ConstTensorView x, const Batch& batch);

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -20,7 +21,8 @@
 #include "core/transfer.h"
 #include "core/widen.h"
 #include "ops/matmul/matmul.h"
-#include "spike/spike_matmul/spike_matmul.h"
+#include "ops/swiglu/swiglu.h"
+#include "spike/spike_matmul/spike_gated_matmul.h"
 #include "spike/threshold/spike_values.h"
 
 namespace spb::spike {
@@ -240,6 +242,42 @@ void products(Bench& bench, const Problem& problem, bool dense) {
             time, bytes, operations, reference);
 }
 
+// Gate, up and their swiglu in one operator and in three.
+void gated(Bench& bench, int64_t tokens) {
+  Context& context = bench.context();
+  const Arena::Scope scope(context.arena());
+  const Problem problem{tokens, kHidden, {kFeedForward, kFeedForward}};
+  const Fired fired = fire(bench, problem);
+  const Source source = random_source(bench.rng(), kFeedForward, kHidden);
+  const SpikeWeight gate = prepare_spike_weight(context, {source.codes, source.scales, {}});
+  const SpikeWeight up = prepare_spike_weight(context, {source.codes, source.scales, {}});
+  const Shape shape{tokens, kFeedForward};
+  Tensor y(DType::kBF16, shape, context.device());
+  Tensor opened(DType::kBF16, shape, context.device());
+  Tensor expected(DType::kBF16, shape, context.device());
+  const SpikeMatmulTarget parts[] = {{&gate, {}, expected}, {&up, {}, opened}};
+  const auto one = [&](int) { spike_gated_matmul(context, {&fired.counts, &gate, &up, y}); };
+  const auto three = [&](int) {
+    spike_matmul(context, {&fired.counts, parts});
+    ops::swiglu(context, {expected, opened, expected});
+  };
+  one(0);
+  three(0);
+  context.stream().synchronize();
+  const Tensor got = to_host(y);
+  check(std::memcmp(got.view().data(), to_host(expected).view().data(),
+                    static_cast<size_t>(got.view().bytes())) == 0,
+        "bench: spike_gated_matmul: expected the bits of its parts, got others");
+  const double operations =
+      2 * static_cast<double>(tokens) * static_cast<double>(problem.weights());
+  const double bytes = static_cast<double>(problem.weights()) * (1 + 4.0 / kScaleGroup) +
+                       static_cast<double>(tokens * (kHidden + 2 * kFeedForward));
+  const std::string what =
+      fmt::format("gate, up, swiglu {} x {} x {}", tokens, kFeedForward, kHidden);
+  bench.row(what + ", parts", bench.median(1, 5, three), bytes, operations);
+  bench.row(what, bench.median(1, 5, one), bytes, operations);
+}
+
 void thresholds(Bench& bench, int64_t tokens, int64_t channels) {
   Context& context = bench.context();
   const Problem problem{tokens, channels, {1}};
@@ -273,6 +311,7 @@ void run(bool brief) {
     products(bench, {tokens, kHidden, mixer_in}, true);
     products(bench, {tokens, kHidden, {kHidden}}, true);
   }
+  gated(bench, 16384);
   for (const int64_t tokens : {64, 256}) products(bench, {tokens, kHidden, ffn_in}, true);
   for (const int64_t tokens : {1, 4, 8}) {
     products(bench, {tokens, kHidden, ffn_in}, tokens != 4);

@@ -9,6 +9,7 @@
 //   *_cuda             another layout and other kernels; spike_products.cuh is what they share
 //   spike_path.h       what the paths share
 //   spike_matmul_reference   the oracle
+//   spike_gated_matmul       two products and their swiglu
 #include "spike/spike_matmul/spike_matmul.h"
 
 #include <cstdlib>
@@ -162,9 +163,13 @@ ConstTensorView fill_groups(Context& context, const ConstTensorView& core) {
 
 }  // namespace
 
-void spike_matmul(Context& context, const SpikeMatmulArgs& args) {
+void check_spike_matmul(const Device& device, const SpikeMatmulArgs& args) {
   check_counts(args.counts);
-  for (size_t t = 0; t < args.targets.size(); ++t) check_target(context.device(), args, t);
+  for (size_t t = 0; t < args.targets.size(); ++t) check_target(device, args, t);
+}
+
+void spike_matmul(Context& context, const SpikeMatmulArgs& args) {
+  check_spike_matmul(context.device(), args);
   const bool cuda = context.device().is_cuda();
   if (args.path == SpikePath::kEvents && !cuda) check_events(args);
   if (args.counts->core.shape()[0] == 0) return;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/cuda/pack.cuh"
 #include "spike/spike_matmul/spike_products.cuh"
 
 namespace spb::spike {
@@ -87,6 +88,20 @@ void spike_matmul_cuda(Context& context, const SpikeMatmulArgs& args, TileUnit u
       multiply_in_eights(context, counts, targets);
     }
   }
+}
+
+bool spike_gated_matmul_fused(Context& context, const SpikeGatedMatmulArgs& args) {
+  if (!use_warpgroups(context, TileUnit::kAutomatic) || args.y.shape()[0] <= kMostInEights ||
+      args.y.dtype() != DType::kBF16 || !cuda::packs_fit(args.y, 8)) {
+    return false;
+  }
+  const DeviceCounts counts = device_counts("spike_gated_matmul", *args.counts);
+  const Arena::Scope scope(context.arena());
+  const CountTiles tiles = tile_counts(context, counts);
+  const SpikeMatmulTarget targets[] = {{args.gate, {}, args.y}, {args.up, {}, args.y}};
+  multiply_warpgroup_tiles(context, counts, tiles, targets, true);
+  multiply_far_gated(context, counts, tiles, args);
+  return true;
 }
 
 }  // namespace spb::spike

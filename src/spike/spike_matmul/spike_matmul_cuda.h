@@ -6,7 +6,7 @@
 // float, once for each group; what they cannot hold is computed in 64.
 #pragma once
 
-#include "spike/spike_matmul/spike_matmul.h"
+#include "spike/spike_matmul/spike_gated_matmul.h"
 #include "spike/spike_matmul/spike_weight_impl.h"
 
 namespace spb::spike {
@@ -20,5 +20,8 @@ enum class TileUnit { kAutomatic, kWarps };
 // Usage error for counts of a CPU, for kPlanes, and for kEvents without the channel-major copy.
 void spike_matmul_cuda(Context& context, const SpikeMatmulArgs& args,
                        TileUnit unit = TileUnit::kAutomatic);
+
+// False, and nothing done, where the operators one after the other are the way.
+bool spike_gated_matmul_fused(Context& context, const SpikeGatedMatmulArgs& args);
 
 }  // namespace spb::spike

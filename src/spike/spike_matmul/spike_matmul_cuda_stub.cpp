@@ -10,5 +10,8 @@ void prepare_spike_weight_cuda(Context&, const SpikeWeightSource&, const SpikeWe
 void spike_matmul_cuda(Context&, const SpikeMatmulArgs&, TileUnit) {
   cuda::not_built("spike_matmul");
 }
+bool spike_gated_matmul_fused(Context&, const SpikeGatedMatmulArgs&) {
+  cuda::not_built("spike_gated_matmul");
+}
 
 }  // namespace spb::spike

@@ -9,6 +9,9 @@
 
 namespace spb::spike {
 
+// Usage error for arguments that spike_matmul refuses, whatever path it would take.
+void check_spike_matmul(const Device& device, const SpikeMatmulArgs& args);
+
 struct SpikePathArgs {
   const SpikeCounts& counts;
   ConstTensorView cores;  // [M, groups * 128]: counts.core, a short last group filled with zeros

@@ -185,15 +185,19 @@ __device__ inline float small_sum(int sum) {
 // Finds the counts beyond int8 and makes their digits; in the context's arena.
 CountTiles tile_counts(Context& context, const DeviceCounts& counts);
 
-// Every target by the tokens of `tiles`, those that are far excepted.
+// Every target by the tokens of `tiles`, those that are far excepted. Gated: of two targets alike,
+// the first a gate, only y of the second is written, as spike_gated_matmul has it, in bf16 whose
+// rows lie 16 bytes apart or a multiple of it.
 void multiply_warpgroup_tiles(Context& context, const DeviceCounts& counts, const CountTiles& tiles,
-                              std::span<const SpikeMatmulTarget> targets);
+                              std::span<const SpikeMatmulTarget> targets, bool gated = false);
 void multiply_warp_tiles(Context& context, const DeviceCounts& counts, const CountTiles& tiles,
                          std::span<const SpikeMatmulTarget> targets);
 
 // In 64 bits, each result once: the far tokens, and the far rows of the weight.
 void multiply_far(Context& context, const DeviceCounts& counts, const CountTiles& tiles,
                   const SpikeMatmulTarget& target);
+void multiply_far_gated(Context& context, const DeviceCounts& counts, const CountTiles& tiles,
+                        const SpikeGatedMatmulArgs& args);
 
 void multiply_few_tokens(Context& context, const DeviceCounts& counts,
                          std::span<const SpikeMatmulTarget> targets);

@@ -25,7 +25,8 @@ inline constexpr int kShareRows = kTileOutputs / kClusterBlocks;
 inline constexpr int kScaleBytes = kTileOutputs * static_cast<int>(sizeof(float));
 inline constexpr int kBlocks = kBlockTokens / 8;                        // of eight tokens
 inline constexpr int kStagingBytes = kBlockTokens * kGroupOutputs * 2;  // of bf16
-// Tiles of weights that pass all tokens before the next ones begin, for the sake of the L2 cache.
+// Tiles of weights that pass all tokens before the next ones begin, for the sake of the L2 cache;
+// half as many of each matrix where two take turns.
 inline constexpr int kBand = 16;
 
 // What the products of a stage are for: a sum of these.
@@ -61,6 +62,7 @@ struct Problem {
   const float* thresholds;
   int64_t tokens;
   int pieces;
+  bool gated;  // targets are a gate and up: pieces of each are followed by those of the other
 };
 
 // What a cluster works on.
@@ -76,13 +78,39 @@ __device__ inline Piece piece_at(const Problem& p, int index) {
   const auto before = static_cast<int>(p.targets.first_piece[piece.target]);
   const auto end = static_cast<int>(p.targets.first_piece[piece.target + 1]);
   const int weight_tiles = (end - before) / p.tiles.tiles;
-  const int band = (index - before) / (kBand * p.tiles.tiles);
-  const int width = min(weight_tiles - band * kBand, kBand);
-  const int left = index - before - band * kBand * p.tiles.tiles;
-  piece.weight_tile = band * kBand + left % width;
+  const int wide = p.gated ? kBand / 2 : kBand;
+  const int band = (index - before) / (wide * p.tiles.tiles);
+  const int width = min(weight_tiles - band * wide, wide);
+  const int left = index - before - band * wide * p.tiles.tiles;
+  piece.weight_tile = band * wide + left % width;
   piece.count_tile = left / width;
   return piece;
 }
+
+// What a cluster works on in turn: piece `first` and every `step`-th after it, of the gate and then
+// of up where there is one.
+class Walk {
+ public:
+  __device__ Walk(const Problem& p, int first, int step)
+      : p_(p), first_(first), step_(step), sides_(p.gated ? 2 : 1) {}
+
+  // False after the last piece.
+  __device__ bool next(Piece& piece) {
+    const int index = first_ + done_ / sides_ * step_;
+    if (index >= p_.pieces) return false;
+    piece = piece_at(p_, index);
+    if (p_.gated) piece.target = done_ % 2;
+    ++done_;
+    return true;
+  }
+
+ private:
+  const Problem& p_;
+  int first_;
+  int step_;
+  int sides_;
+  int done_ = 0;
+};
 
 using Turn = cuda::Turn<kStages>;
 
@@ -210,8 +238,8 @@ __device__ inline void produce(Shared& shared, const Problem& p, int first, int 
                                int lane) {
   Turn turn;
   const bool elected = cuda::is_elected();
-  for (int index = first; index < p.pieces; index += step) {
-    const Piece piece = piece_at(p, index);
+  Walk walk(p, first, step);
+  for (Piece piece; walk.next(piece);) {
     if (has_digits(p, piece, lane)) {
       fetch_piece(shared, p, piece, rank, elected, lane, turn);
     } else {

@@ -12,6 +12,7 @@
 
 #include "core/cuda/pack.cuh"
 #include "core/cuda/wgmma_bytes.cuh"
+#include "ops/swiglu/swiglu.cuh"
 #include "spike/spike_matmul/spike_tiles_hopper.cuh"
 
 namespace spb::spike {
@@ -135,13 +136,24 @@ __device__ void leave_out_far(const Problem& p, int target, const Place& place,
   }
 }
 
-// bf16 by way of shared memory, from where the copy engine stores or adds them.
+// swiglu of two gates and what they open, each pair two bf16.
+__device__ uint32_t gated_pair(uint32_t gate, uint32_t up) {
+  const float2 g = cuda::unpack_bf16(gate);
+  const float2 u = cuda::unpack_bf16(up);
+  return cuda::pack_bf16(ops::activate<__nv_bfloat16>(g.x) * u.x,
+                         ops::activate<__nv_bfloat16>(g.y) * u.y);
+}
+
+// bf16 by way of shared memory, from where the copy engine stores or adds them. Those of a gate
+// wait there for the ones of up, which the same threads have.
 __device__ void store_staged(const Problem& p, int target, const Place& place,
                              unsigned char* staging, const float* thresholds, int meeting,
                              int thread, const Sums& sums) {
   const DeviceOutput& out = p.targets.outputs[target];
   const DeviceWeight& w = p.targets.weights[target];
   const int64_t rows = w.rows;
+  const bool is_gate = p.gated && target == 0;
+  const bool is_up = p.gated && target == 1;
   const bool some_far = out.accumulate && (w.far_rows != nullptr || *p.tiles.far_count != 0);
   const int lane = thread % cuda::kWarpSize;
   const int warp = thread / cuda::kWarpSize;
@@ -151,7 +163,7 @@ __device__ void store_staged(const Problem& p, int target, const Place& place,
     const int64_t n = place.row + warp * 16 + lane / 4 + half * 8;
     biases[half] = out.bias == nullptr || n >= rows ? 0.0f : out.bias[n];
   }
-  // The thresholds of all threads are there, and what was staged last has been read.
+  // The thresholds of all threads are there, and what was stored last has been read.
   cuda::wait_for_copies<0>();
   if (thread == 0) cuda::wait_for_stores();
   cuda::meet_group(meeting);
@@ -169,8 +181,15 @@ __device__ void store_staged(const Problem& p, int target, const Place& place,
                             __fmaf_rn(v[1], sums[j + k][half * 2 + 1], biases[half]));
       }
     }
+    if (is_up) {
+      uint32_t gates[4];
+      cuda::load_matrices_transposed(gates, row + j * 8 * 128);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) words[i] = gated_pair(gates[i], words[i]);
+    }
     cuda::store_matrices_transposed(row + j * 8 * 128, words);
   }
+  if (is_gate) return;
   if (some_far) {
     cuda::meet_group(meeting);
     leave_out_far(p, target, place, staging, thread);
@@ -195,8 +214,8 @@ __device__ void consume(Shared& shared, const Problem& p, int first, int step, i
   const Tiles tiles{cuda::describe_tile(shared.weights[0] + group * kGroupOutputs * 128, 0),
                     cuda::describe_tile(shared.counts[0], 0)};
   Turn turn;
-  for (int index = first; index < p.pieces; index += step) {
-    const Piece piece = piece_at(p, index);
+  Walk walk(p, first, step);
+  for (Piece piece; walk.next(piece);) {
     const Place place{int64_t{piece.weight_tile} * kTileOutputs + group * kGroupOutputs,
                       int64_t{piece.count_tile} * kTileTokens + rank * kBlockTokens};
     const int64_t token = min(place.token + thread, p.tokens - 1);
@@ -263,12 +282,12 @@ Maps weight_maps(const SpikeWeight& weight) {
 }  // namespace
 
 void multiply_warpgroup_tiles(Context& context, const DeviceCounts& counts, const CountTiles& tiles,
-                              std::span<const SpikeMatmulTarget> targets) {
+                              std::span<const SpikeMatmulTarget> targets, bool gated) {
   Problem p{};
   p.targets = device_targets(targets, [&](const DeviceWeight& w) {
     return cuda::ceil_divide(w.rows, kTileOutputs) * tiles.tiles;
   });
-  const int64_t pieces = p.targets.first_piece[p.targets.count];
+  const int64_t pieces = p.targets.first_piece[gated ? 1 : p.targets.count];
   check(pieces <= std::numeric_limits<int>::max(),
         "spike_matmul: expected less than 2^31 tiles, got {}", pieces);
   for (size_t t = 0; t < targets.size(); ++t) {
@@ -288,6 +307,7 @@ void multiply_warpgroup_tiles(Context& context, const DeviceCounts& counts, cons
   p.thresholds = counts.thresholds;
   p.tokens = counts.rows;
   p.pieces = static_cast<int>(pieces);
+  p.gated = gated;
   constexpr auto kBytes = static_cast<int>(sizeof(Shared));
   cuda::allow_shared_memory(warpgroup_tiles_kernel, kBytes);
   const int64_t resident =
