@@ -218,9 +218,11 @@ __device__ void consume(Shared& shared, const Problem& p, int first, int step, i
   for (Piece piece; walk.next(piece);) {
     const Place place{int64_t{piece.weight_tile} * kTileOutputs + group * kGroupOutputs,
                       int64_t{piece.count_tile} * kTileTokens + rank * kBlockTokens};
-    const int64_t token = min(place.token + thread, p.tokens - 1);
-    cuda::copy_async<4>(&shared.thresholds[group][thread], p.thresholds + token, true);
-    cuda::commit_copies();
+    if (!p.gated || piece.target == 0) {  // up has the tokens of the gate
+      const int64_t token = min(place.token + thread, p.tokens - 1);
+      cuda::copy_async<4>(&shared.thresholds[group][thread], p.thresholds + token, true);
+      cuda::commit_copies();
+    }
     Sums sums = {};
     cuda::wait_for(&shared.full[turn.stage], turn.round & 1);
     if ((shared.purposes[turn.stage] & kPlain) != 0) {
