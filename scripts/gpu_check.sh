@@ -10,8 +10,8 @@
 # Options of a run:
 #   --quick              leaves out the benches
 #   --sanitize           runs the operator tests under compute-sanitizer (memcheck, racecheck)
-#                        instead of everything else; eight programs at a time, each for at most
-#                        SPB_SANITIZER_SECONDS (150)
+#                        instead of everything else; eight tests at a time, each for at most
+#                        SPB_SANITIZER_SECONDS (60)
 #   --write-table FILE   writes the table of targets and operators between the marks of FILE, which
 #                        is docs/performance.md or a copy of it
 #

@@ -60,42 +60,56 @@ run_tests() {
   done <"$here/tests.txt"
 }
 
-# sanitize TOOL NAME: a line for one tool on one program, and what it found.
+# The CUDA tests of a program, one name a line.
+list_tests() {
+  "$here/$1" --gtest_list_tests --gtest_filter='*Cuda*' |
+    awk '/^[^ ]/ { suite = $1 } /^ / { print suite $1 }'
+}
+
+# sanitize TOOL NAME TEST: one tool on one test; its verdict goes to sanitizer.txt, and what it found
+# to the terminal.
 sanitize() {
-  local log status verdict=ok
+  local log status verdict=clean
   log=$(timeout "$sanitizer_seconds" compute-sanitizer --tool "$1" --error-exitcode 9 \
-    "$here/$2" --gtest_filter='*Cuda*' 2>&1)
+    "$here/$2" --gtest_filter="$3" 2>&1)
   status=$?
-  local found
-  found=$(grep -E '^=========' <<<"$log" | head -n 25)
-  if [ $status -eq 124 ] && ! grep -qE '^========= (Invalid|Error|.*hazard)' <<<"$log"; then
-    verdict="part: $(grep -cE '^\[ +OK ' <<<"$log") tests clean in $sanitizer_seconds s,"
+  if grep -qE '^========= (Invalid|Error|.*hazard)' <<<"${log//0 hazards displayed/}"; then
+    verdict=FAILED
+  elif [ $status -eq 124 ]; then
+    verdict=cut
   elif [ $status -ne 0 ]; then
     verdict=FAILED
-    echo failure >>"$here/sanitizer_failures"
   fi
+  echo "$1 $2 $verdict $3" >>"$here/sanitizer.txt"
   if [ "$verdict" = FAILED ]; then
-    # What the tests say too: one may fail by itself, because it was slow or short of memory here.
-    local said
-    said=$(grep -vE '^\[ +(OK|RUN) |^\[-+\]|^=========' <<<"$log" | tail -n 15)
-    printf '%s %s %s\n%s\n%s\n' "$verdict" "$1" "$2" "$found" "$said"
-  else
-    printf '%-6s %s %s\n' "$verdict" "$1" "$2"
+    # What the test says too: it may fail by itself, because it was slow or short of memory here.
+    printf 'FAILED %s %s %s\n%s\n%s\n' "$1" "$2" "$3" \
+      "$(grep -E '^=========' <<<"$log" | head -n 25)" \
+      "$(grep -vE '^\[ +(OK|RUN) |^\[-+\]|^=========' <<<"$log" | tail -n 15)"
   fi
 }
 
-# Racecheck looks at shared memory, memcheck at all of it. Both slow kernels down a hundred times,
-# and so the largest shapes of the tests run only as far as the time goes. Most of it is the host's
-# waiting: several programs share the card.
+# Racecheck looks at shared memory, memcheck at all of it. Both slow kernels down a hundred times
+# and more, so that tests of large shapes are cut off. Most of the time is the host's waiting:
+# several tests share the card.
 run_sanitizer() {
-  local name
+  local name tool
   export here
-  export sanitizer_seconds=${SPB_SANITIZER_SECONDS:-150}
+  export sanitizer_seconds=${SPB_SANITIZER_SECONDS:-60}
   export -f sanitize
-  grep -E '^(ops|spike)_' "$here/tests.txt" | grep -v _models_ | while read -r name; do
-    echo memcheck "$name"
-    echo racecheck "$name"
-  done | xargs -P 8 -n 2 bash -c 'sanitize "$@"' sanitize
+  rm -f "$here/sanitizer.txt"
+  grep -E '^(core|ops|spike)_' "$here/tests.txt" | grep -v _models_ | while read -r name; do
+    for tool in memcheck racecheck; do
+      list_tests "$name" | sed "s/^/$tool $name /"
+    done
+  done | xargs -P 8 -n 3 bash -c 'sanitize "$@"' sanitize
+  awk '{ key = $1 " " $2; count[key " " $3]++; keys[key] = 1; if ($3 == "cut") late = late "\n  " $0 }
+    END {
+      for (key in keys) printf "%s: %d clean, %d cut off, %d failed\n", key,
+        count[key " clean"], count[key " cut"], count[key " FAILED"]
+      if (late != "") print "cut off, without a finding until then:" late
+    }' "$here/sanitizer.txt"
+  failed=$(grep -c ' FAILED ' "$here/sanitizer.txt")
 }
 
 # bench NAME ARGUMENT...: of the 7B preset with random weights; JSON to results/NAME.json.
@@ -123,9 +137,7 @@ run_benches() {
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || exit 1
 if $sanitize; then
-  rm -f "$here/sanitizer_failures"
   run_sanitizer
-  [ ! -e "$here/sanitizer_failures" ] || failed=$(wc -l <"$here/sanitizer_failures")
 else
   run_tests
   if ! $quick; then run_benches; fi
