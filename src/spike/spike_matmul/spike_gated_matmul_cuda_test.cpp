@@ -22,7 +22,8 @@ class SpikeGatedMatmulCuda : public spb::test::OnCuda {
  protected:
   void expect_same(Rng& rng, const Case& c) {
     Context& context = this->context();
-    const Tensor x = drives(rng, c);
+    const Tensor x = spb::test::put(
+        context, test::random_drives(rng, Shape{c.tokens, c.channels}, c.outliers), GetParam());
     Tensor core(DType::kI8, x.shape(), context.device());
     Tensor thresholds(DType::kF32, Shape{c.tokens}, context.device());
     SpikeCounts counts{core, thresholds, {}, {}, {}, {}, {}, {}};
@@ -53,14 +54,6 @@ class SpikeGatedMatmulCuda : public spb::test::OnCuda {
   bool fuses(const Case& c) {
     return context().stream().is_hopper() && GetParam() == DType::kBF16 && c.tokens > 32 &&
            c.outputs % 8 == 0;
-  }
-
-  Tensor drives(Rng& rng, const Case& c) {
-    Tensor x = spb::test::random_tensor(rng, Shape{c.tokens, c.channels});
-    for (int64_t i = 0; i < x.shape().elements(); ++i) {
-      if (rng.uniform() < c.outliers) x.as<float>()[i] *= 512.0f;
-    }
-    return spb::test::put(context(), x, GetParam());
   }
 
   SpikeWeight weight(Rng& rng, const Case& c) {

@@ -20,17 +20,13 @@ struct Input {
   float before = 20;  // size of what results are added to
 };
 
-Tensor random_drives(Rng& rng, const Input& input) {
-  Tensor x = spb::test::random_tensor(rng, Shape{input.rows, input.channels});
-  for (int64_t i = 0; i < x.shape().elements(); ++i) {
-    if (rng.uniform() < input.outliers) x.as<float>()[i] *= 512.0f;
-  }
-  return x;
+Tensor drives(Rng& rng, const Input& input) {
+  return test::random_drives(rng, Shape{input.rows, input.channels}, input.outliers);
 }
 
 // Every 37th row has a count that no digits hold: about 22000 for 272 channels and k = 100.
 Tensor far_drives(Rng& rng, const Input& input) {
-  Tensor x = random_drives(rng, input);
+  Tensor x = drives(rng, input);
   for (int64_t i = 1; i < input.rows; i += 37) {
     x.as<float>()[i * input.channels + rng.below(input.channels)] = 1000;
   }
@@ -52,7 +48,7 @@ class SpikeMatmulCuda : public spb::test::OnCuda {
   // the test but for the last, which is f32.
   void expect_same(Rng& rng, const Input& input, const std::vector<Codes>& matrices,
                    const std::vector<How>& ways = {How::kChosen, How::kWarpTiles, How::kEvents}) {
-    expect_same(rng, input, random_drives(rng, input), matrices, ways);
+    expect_same(rng, input, drives(rng, input), matrices, ways);
   }
 
   // The same of these drives.

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/half.h"
 #include "core/test_tensors.h"
 #include "spike/spike_matmul/spike_matmul.h"
 
@@ -32,6 +33,16 @@ inline Codes random_codes(Rng& rng, int64_t rows, int64_t columns) {
     w.scales.as<float>()[i] = rng.uniform(0.0005f, 0.01f);
   }
   return w;
+}
+
+// Drives of bf16 numbers, of which a share are far larger than the others.
+inline Tensor random_drives(Rng& rng, const Shape& shape, double outliers) {
+  Tensor x(DType::kF32, shape);
+  for (int64_t i = 0; i < shape.elements(); ++i) {
+    const float size = rng.uniform() < outliers ? 512.0f : 1.0f;
+    x.as<float>()[i] = size * to_float(to_bf16(rng.normal()));
+  }
+  return x;
 }
 
 // Replaces the residual: `count` codes up to `largest` in magnitude, the corners among them.
