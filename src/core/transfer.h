@@ -22,7 +22,7 @@ inline Tensor to_device(Context& context, ConstTensorView host) {
 }
 // The same into a tensor that is there. `host` nullptr: zeros.
 void overwrite(Tensor& tensor, const std::byte* host);
-// Any tensor -> a copy on the host, finished on return; work queued on a stream is not waited for.
+// Any tensor -> a copy on the host, after all work of its device, finished on return.
 Tensor to_host(const Tensor& tensor);
 // Device tensor -> host memory of the same size.
 void to_host(Context& context, ConstTensorView from, TensorView host);

@@ -23,5 +23,18 @@ TEST_P(TransferCuda, StreamsWriteNewMemoryAtOnce) {
   }
 }
 
+// What a stream is still busy with is there when a tensor comes to the host, and is not disturbed.
+TEST_P(TransferCuda, CopiesWaitForStreams) {
+  constexpr int64_t kLarge = int64_t{1} << 28;
+  Rng rng(1);
+  const Tensor from(DType::kI8, Shape{kLarge}, context().device());
+  Tensor to(DType::kI8, Shape{kLarge}, context().device());
+  const Tensor written = to_device(context(), test::random_tensor(rng, Shape{64}));
+  Tensor last(GetParam(), Shape{64}, context().device());
+  for (int i = 0; i < 40; ++i) copy_tensor(context(), from, to);
+  copy_tensor(context(), written, last);
+  EXPECT_TRUE(test::same_bits(to_host(last), to_host(written)));
+}
+
 }  // namespace
 }  // namespace spb

@@ -83,6 +83,7 @@ void release(int, std::byte* memory) noexcept { (void)cudaFree(memory); }
 namespace {
 void copy(int device, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) {
   const DeviceScope scope(device);
+  check_cuda(cudaDeviceSynchronize(), "waiting for kernels before copying");
   check_cuda(cudaMemcpy(to, from, static_cast<size_t>(bytes), kind), "copying");
   check_cuda(cudaDeviceSynchronize(), "copying");
 }
@@ -102,6 +103,7 @@ void copy_on_device(int device, void* to, const void* from, int64_t bytes) {
 
 void fill_zero(int device, void* to, int64_t bytes) {
   const DeviceScope scope(device);
+  check_cuda(cudaDeviceSynchronize(), "waiting for kernels before clearing memory");
   check_cuda(cudaMemset(to, 0, static_cast<size_t>(bytes)), "clearing memory");
   check_cuda(cudaDeviceSynchronize(), "clearing memory");
 }

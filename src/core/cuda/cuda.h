@@ -39,7 +39,7 @@ DeviceInfo device_info(int index);  // system error for a device that cannot be 
 std::byte* allocate(int device, int64_t bytes);
 void release(int device, std::byte* memory) noexcept;
 
-// Copies that are finished on return: for weights and other set-up.
+// Copies that wait for all work of the device and are finished on return: for set-up.
 void copy_to_device(int device, void* to, const void* from, int64_t bytes);
 void copy_to_host(int device, void* to, const void* from, int64_t bytes);
 void copy_on_device(int device, void* to, const void* from, int64_t bytes);
