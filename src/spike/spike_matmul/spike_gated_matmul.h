@@ -11,9 +11,9 @@
 //
 // Numerics: those of spike_matmul and ops/swiglu one after the other, bit for bit: gate and up are
 // rounded to the dtype of y before they meet. Errors (kUsage) as there, and when N differs.
-// Cost: two products. On Hopper, for prompts in bf16, the gate waits on the chip for up: two
-// thirds of the bytes of three operators are neither written nor read. Elsewhere: a matrix [M, N]
-// from the arena.
+// Cost: two products. On Hopper, for prompts in bf16, the gate waits on the chip for up: of
+// the five times that three operators write or read a matrix [M, N] one is left. Elsewhere: such a
+// matrix from the arena.
 #pragma once
 
 #include "spike/spike_matmul/spike_matmul.h"
