@@ -22,6 +22,9 @@ inline constexpr int kProducerRegisters = 56;
 inline constexpr int kConsumerRegisters = 152;
 inline constexpr int kGroupOutputs = kTileOutputs / kConsumers;
 inline constexpr int kShareRows = kTileOutputs / kClusterBlocks;
+// At a stage that may be filled again: every thread that multiplies, and a lane of every such warp
+// of the other blocks.
+inline constexpr int kArrivals = kConsumers * (kGroupThreads + (kClusterBlocks - 1) * 4);
 inline constexpr int kScaleBytes = kTileOutputs * static_cast<int>(sizeof(float));
 inline constexpr int kBlocks = kBlockTokens / 8;                        // of eight tokens
 inline constexpr int kStagingBytes = kBlockTokens * kGroupOutputs * 2;  // of bf16

@@ -32,17 +32,14 @@ struct Tiles {
   uint64_t counts;
 };
 
-// A stage is free for new tiles, in all blocks of the cluster: no lane of the warp reads its scales
-// any more. One's own barrier goes by its own address, which tools follow.
+// A stage is free for new tiles, in all blocks of the cluster. Every lane that read scales arrives,
+// which costs nothing that could be measured: tools that look for races do not follow a lane that
+// arrives for its warp.
 __device__ void release(Shared& shared, int stage) {
-  __syncwarp();
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarpSize;
   const int rank = static_cast<int>(blockIdx.x) % kClusterBlocks;
-  if (lane == rank) {
-    cuda::arrive(&shared.empty[stage]);
-  } else if (lane < kClusterBlocks) {
-    cuda::arrive_at(&shared.empty[stage], lane);
-  }
+  cuda::arrive(&shared.empty[stage]);
+  if (lane < kClusterBlocks && lane != rank) cuda::arrive_at(&shared.empty[stage], lane);
 }
 
 // products = or += those of a stage, which is free for new tiles then.
@@ -218,7 +215,8 @@ __device__ void consume(Shared& shared, const Problem& p, int first, int step, i
   for (Piece piece; walk.next(piece);) {
     const Place place{int64_t{piece.weight_tile} * kTileOutputs + group * kGroupOutputs,
                       int64_t{piece.count_tile} * kTileTokens + rank * kBlockTokens};
-    if (!p.gated || piece.target == 0) {  // up has the tokens of the gate
+    // Where they will be waited for; up has the tokens of the gate.
+    if (p.stored[piece.target] && !(p.gated && piece.target == 1)) {
       const int64_t token = min(place.token + thread, p.tokens - 1);
       cuda::copy_async<4>(&shared.thresholds[group][thread], p.thresholds + token, true);
       cuda::commit_copies();
@@ -253,8 +251,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       cuda::start_barrier(&shared.full[stage], 1);
-      // A thread of every multiplying warp of the cluster.
-      cuda::start_barrier(&shared.empty[stage], kClusterBlocks * kConsumers * 4);
+      cuda::start_barrier(&shared.empty[stage], kArrivals);
     }
     cuda::publish_barriers();
   }
