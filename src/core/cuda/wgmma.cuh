@@ -76,6 +76,11 @@ __device__ inline void start_barrier(Barrier* barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count)
                : "memory");
 }
+// By one thread: racecheck loses those that lanes start side by side.
+template <int kBarriers>
+__device__ void start_barriers(Barrier (&barriers)[kBarriers], int count) {
+  for (Barrier& barrier : barriers) start_barrier(&barrier, count);
+}
 __device__ inline void arrive(Barrier* barrier) {
   asm volatile("{ .reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0]; }" ::"r"(
                    shared_address(barrier))

@@ -223,10 +223,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto* sums = reinterpret_cast<float4*>(all_sums) + warp * kBands<kCount> * kCount * kWarpSize +
                lane_of_thread();
   cuda::let_next_begin();
-  if (lane_of_thread() < kStages<kCount>)
-    cuda::start_barrier(&barriers[warp].slots[lane_of_thread()], 1);
-  if (lane_of_thread() < 2) cuda::start_barrier(&barriers[warp].x[lane_of_thread()], 1);
-  cuda::publish_barriers();
+  if (lane_of_thread() == 0) {
+    cuda::start_barriers(barriers[warp].slots, 1);
+    cuda::start_barriers(barriers[warp].x, 1);
+    cuda::publish_barriers();
+  }
   __syncwarp();
   Ring<kDtype, kStages<kCount>> ring(targets, groups, part, storage + warp * kRing,
                                      barriers[warp].slots);

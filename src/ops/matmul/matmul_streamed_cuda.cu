@@ -101,8 +101,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t columns = targets.weights[0].columns;
   const auto pieces = static_cast<int>((columns + kColumns<kDtype> - 1) / kColumns<kDtype>);
   cuda::let_next_begin();
-  if (lane < kStages) cuda::start_barrier(&barriers[warp][lane], 1);
-  cuda::publish_barriers();
+  if (lane == 0) {
+    cuda::start_barriers(barriers[warp], 1);
+    cuda::publish_barriers();
+  }
   __syncwarp();
   Pieces<Y> ahead(targets);
   for (int s = 0; s < kStages && ahead.more(); ++s, ahead.advance(pieces)) {

@@ -99,9 +99,11 @@ class Ring {
         memory_(memory),
         barriers_(barriers),
         lane_(static_cast<int>(threadIdx.x) % cuda::kWarpSize) {
-    if (lane_ == 0) cuda::start_barrier(&barriers.x, 1);
-    if (lane_ < kStages) cuda::start_barrier(&barriers.slots[lane_], 1);
-    cuda::publish_barriers();
+    if (lane_ == 0) {
+      cuda::start_barrier(&barriers.x, 1);
+      cuda::start_barriers(barriers.slots, 1);
+      cuda::publish_barriers();
+    }
     __syncwarp();
     if (part.pieces == 0) group_ = groups.count;
     begin_group();
