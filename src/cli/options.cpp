@@ -74,8 +74,8 @@ void ModelOptions::add_to(CLI::App& command, bool model_required) {
       ->type_name("[LAYERS:]SITE=K,..");
   command
       .add_flag("--event-driven", event_driven,
-                "keep weights by input channel too: reads only those of firing channels where that "
-                "pays; twice the memory")
+                "keep weights by input channel too, where that may pay: one token then reads only "
+                "those of firing channels if enough are silent; up to twice the memory")
       ->group(spiking);
   command
       .add_flag("--verify-spikes", verify_spikes,

@@ -112,8 +112,10 @@ class LayerBuilder {
       out.weight = ops::prepare_matmul_weight(context_, out.dense, false);
       if (context_.device().is_cuda()) out.dense = Tensor();  // it was copied
     } else {
-      out.codes = spike::prepare_spike_weight(
-          context_, codes.source(), {.channel_major = event_driven_, .short_last_group = true});
+      // A copy that could never pay would only take memory.
+      const bool events = event_driven_ && spike::event_pays(context_.device(), w.weight.shape()[0], 1);
+      out.codes = spike::prepare_spike_weight(context_, codes.source(),
+                                              {.channel_major = events, .short_last_group = true});
     }
     copied_.insert(w.weight.data());
     return out;

@@ -82,7 +82,7 @@ struct LoadOptions {
   bool repack = true;
   Residency experts = Residency::kAutomatic;  // without repack always mapped
   SpikeProfile profile = SpikeProfile::kExactInteger;
-  bool event_driven = false;  // also keep weights by input channel, for products of few spikes
+  bool event_driven = false;  // also keep weights by input channel where that may pay
   std::optional<double> spike_k = std::nullopt;  // instead of the k of a spiking model
   std::vector<SiteRule> site_k = {};             // instead of its k at these places
   // Products as in kReference, at the sites of the profile. ForwardHooks can then silence places.

@@ -8,11 +8,18 @@
 namespace spb::spike {
 namespace {
 
-// Measured on weights that come from memory (spike_matmul_bench, events/): with less silence than
-// this, events are up to 5 % slower than a dense product, from here on faster whatever the shape.
-constexpr double kBreakEven = 0.12;
-// Fewer rows make bands too short to be read fast, and too few to share.
-constexpr int64_t kFewestRows = 1024;
+// From so many rows of weights on, and so much silence, events are quicker.
+struct EventRule {
+  int64_t fewest_rows;
+  double least_silence;
+};
+
+// Measured on weights that come from memory (spike_matmul_bench, events/): with less silence events
+// are up to 5 % slower than a dense product. Fewer rows make bands too short to be read fast, and
+// too few to share.
+constexpr EventRule kOnCpu{1024, 0.12};
+// spike_cuda_bench: 18944 rows twice. The 5120 of a mixer break even at 80 % silence only.
+constexpr EventRule kOnCuda{8192, 0.4};
 
 struct EventScratch {
   EventQuad* quads;      // [columns / 4 + groups + kQuadsAhead]
@@ -92,8 +99,13 @@ void multiply_bands(const SpikePathArgs& args, const PieceRange& range, int64_t 
 
 }  // namespace
 
-bool event_pays(int64_t rows, double silence) {
-  return rows >= kFewestRows && silence >= kBreakEven;
+bool event_pays(const Device& device, int64_t rows, double silence) {
+  const EventRule& rule = device.is_cuda() ? kOnCuda : kOnCpu;
+  return rows >= rule.fewest_rows && silence >= rule.least_silence;
+}
+
+double least_silence(const Device& device) {
+  return device.is_cuda() ? kOnCuda.least_silence : kOnCpu.least_silence;
 }
 
 void multiply_events(Context& context, const SpikePathArgs& args) {

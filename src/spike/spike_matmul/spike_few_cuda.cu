@@ -25,6 +25,7 @@ struct Problem {
   DeviceTargets targets;  // pieces are blocks of 16 rows
   DeviceCounts counts;    // of at most kFewTokens rows
   bool aligned;           // rows of the core can be read 16 bytes at a time
+  Choice choice;
 };
 
 __device__ Piece read_counts(const DeviceCounts& counts, bool aligned, int token, int channel) {
@@ -117,6 +118,7 @@ __device__ void keep_sums(const float (&sums)[4], int tokens, int lane, float* k
 __global__ void __launch_bounds__(kThreads)
     few_tokens_kernel(const __grid_constant__ Problem p, int waiting) {
   extern __shared__ __align__(16) unsigned char storage[];
+  if (!p.choice.takes_all()) return;
   auto* kept = reinterpret_cast<float*>(storage);  // [waiting groups][tokens][16 rows]
   const int tokens = static_cast<int>(p.counts.rows);
   float* kept_scales = kept + waiting * tokens * kRows;  // [waiting groups][16 rows]
@@ -158,13 +160,14 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void multiply_few_tokens(Context& context, const DeviceCounts& counts,
-                         std::span<const SpikeMatmulTarget> targets) {
+                         std::span<const SpikeMatmulTarget> targets, const Choice& choice) {
   const Problem p{
       device_targets(targets,
                      [](const DeviceWeight& w) { return cuda::ceil_divide(w.rows, kBlockRows); }),
       counts,
       reinterpret_cast<uintptr_t>(counts.core) % 16 == 0 && counts.core_stride % 16 == 0 &&
-          counts.channels % 16 == 0};
+          counts.channels % 16 == 0,
+      choice};
   const int waiting = std::min(counts.groups, kMostGroups);
   const int bytes = waiting * (static_cast<int>(counts.rows) + 1) * kRows * 4;
   cuda::allow_shared_memory(few_tokens_kernel, kMostGroups * (kFewTokens + 1) * kRows * 4);

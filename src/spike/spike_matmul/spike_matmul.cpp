@@ -114,7 +114,7 @@ Kernel automatic_kernel(const SpikeCounts& counts, const SpikeWeight& weight) {
   if (counts.core.shape()[0] == 1 && weight.channel_major() && lists_active(counts)) {
     const double silence =
         1.0 - static_cast<double>(counts.active.size()) / static_cast<double>(channels);
-    if (event_pays(weight.rows(), silence)) return Kernel::kEvents;
+    if (event_pays(Device{}, weight.rows(), silence)) return Kernel::kEvents;
   }
   return dense_kernel(counts, weight.impl());
 }

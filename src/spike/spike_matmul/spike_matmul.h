@@ -32,10 +32,10 @@
 //            nothing but spikes. Much slower, and it allocates memory of its own.
 // Beyond |s| = 16319 or an excess of more than 127, tiles are not used for that row or matrix.
 //
-// On a CUDA device y is f32 or bf16, rounded from the f32 result, counts are those that
-// spike_threshold wrote there, and dense is always chosen: how many channels fire is known to the
-// device alone, which would have to be waited for. Events need 45 % of silence to be quicker there
-// for 37888 rows of weights, and more than 90 % for 3584. Planes are for the CPU only.
+// On a CUDA device y is f32 or bf16, rounded from the f32 result, and counts are those that
+// spike_threshold wrote there. How many channels fire is known to the device alone: where all
+// weights have channel-major copies and together as many rows as event_pays() wants, both ways are
+// queued for one row of s and the device takes one of them. Planes are for the CPU only.
 //
 // Errors (kUsage): K differs; counts or residual unsorted or out of range; y overlaps an input or
 // another y; events forced without the channel-major copy or the list of active channels.
@@ -71,8 +71,10 @@ struct SpikeMatmulArgs {
 void spike_matmul(Context& context, const SpikeMatmulArgs& args);
 
 // Whether reading only the weights of firing channels is quicker than reading all of them, for one
-// row of counts of which `silence` (0 to 1) is zero. A rule fitted to measurements.
-bool event_pays(int64_t rows, double silence);
+// row of counts of which `silence` (0 to 1) is zero, and so many rows of weights. A rule fitted to
+// measurements; least_silence() is where it begins for large matrices.
+bool event_pays(const Device& device, int64_t rows, double silence);
+double least_silence(const Device& device);
 
 // Plain loops over the source, as a SpikeWeight is opaque: sums in 64 bits, roundings as above.
 void spike_matmul_reference(const SpikeCounts& counts, const SpikeWeightSource& weight,

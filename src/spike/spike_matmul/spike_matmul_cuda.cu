@@ -36,6 +36,28 @@ void multiply_in_eights(Context& context, const DeviceCounts& counts,
   }
 }
 
+bool may_take_events(const Device& device, const DeviceCounts& counts,
+                     std::span<const SpikeMatmulTarget> targets) {
+  int64_t rows = 0;
+  for (const SpikeMatmulTarget& target : targets) {
+    if (!target.weight->channel_major()) return false;
+    rows += target.weight->rows();
+  }
+  return counts.rows == 1 && event_pays(device, rows, 1);
+}
+
+void multiply_few(Context& context, const DeviceCounts& counts,
+                  std::span<const SpikeMatmulTarget> targets, bool insists_on_dense) {
+  const Device& device = context.device();
+  if (insists_on_dense || !may_take_events(device, counts, targets)) {
+    return multiply_in_eights(context, counts, targets);
+  }
+  const double most_fired = (1 - least_silence(device)) * counts.channels;
+  const Choice choice = choose_by_silence(context, counts, static_cast<int>(most_fired));
+  multiply_few_tokens(context, counts, targets, choice);
+  multiply_fired(context, counts, targets, choice);
+}
+
 bool use_warpgroups(Context& context, TileUnit unit) {
   return unit == TileUnit::kAutomatic && context.stream().is_hopper();
 }
@@ -85,7 +107,7 @@ void spike_matmul_cuda(Context& context, const SpikeMatmulArgs& args, TileUnit u
     } else if (tiled) {
       multiply_tiles(context, counts, tiles, targets, unit);
     } else {
-      multiply_in_eights(context, counts, targets);
+      multiply_few(context, counts, targets, args.path == SpikePath::kDense);
     }
   }
 }

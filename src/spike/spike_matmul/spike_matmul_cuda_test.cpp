@@ -273,6 +273,19 @@ TEST_P(SpikeMatmulCuda, ManyPieces) {
   expect_same(rng, {5, 22000, 0.0001}, longer);
 }
 
+// By so many rows of weights a row of counts goes one of two ways, and its results are added once.
+TEST_P(SpikeMatmulCuda, SilenceChoosesTheWay) {
+  Rng rng(10);
+  const std::vector<Codes> matrices = random_matrices(rng, {4104, 4200}, 400);
+  for (const double silence : {0.0, 0.3, 0.5, 0.95, 1.0}) {
+    Tensor x = drives(rng, {1, 400, 0.01});
+    for (int64_t i = 0; i < 400; ++i) {
+      if (rng.uniform() < silence) x.as<float>()[i] = 0;
+    }
+    expect_same(rng, {1, 400}, x, matrices, {How::kChosen});
+  }
+}
+
 TEST_P(SpikeMatmulCuda, RefusesWhatItCannotDo) {
   Rng rng(7);
   const Codes codes = test::random_codes(rng, 16, 128);

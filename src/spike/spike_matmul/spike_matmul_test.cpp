@@ -328,9 +328,12 @@ TEST(SpikeMatmul, WeightSaysWhatItHolds) {
 }
 
 TEST(SpikeMatmul, EventsPayWhenManyChannelsAreSilent) {
-  EXPECT_FALSE(event_pays(8192, 0.0));
-  EXPECT_TRUE(event_pays(8192, 0.9));
-  EXPECT_FALSE(event_pays(16, 0.9));
+  for (const Device& device : {Device{}, Device{Device::Type::kCuda, 0}}) {
+    EXPECT_FALSE(event_pays(device, 8192, 0.0));
+    EXPECT_FALSE(event_pays(device, 8192, least_silence(device) - 0.01));
+    EXPECT_TRUE(event_pays(device, 8192, 0.9));
+    EXPECT_FALSE(event_pays(device, 16, 0.9));
+  }
 }
 
 }  // namespace

@@ -199,11 +199,24 @@ void multiply_far(Context& context, const DeviceCounts& counts, const CountTiles
 void multiply_far_gated(Context& context, const DeviceCounts& counts, const CountTiles& tiles,
                         const SpikeGatedMatmulArgs& args);
 
+// Which of two ways a row of counts takes: how many of its channels fire is known to the device
+// alone. Both ways are queued, and the kernels of one end at once.
+struct Choice {
+  const int* fired = nullptr;  // how many channels do; nullptr: what is queued is done
+  int most = 0;                // of them that leave the row to events
+
+  __device__ bool takes_events() const { return fired == nullptr || *fired <= most; }
+  __device__ bool takes_all() const { return fired == nullptr || *fired > most; }
+};
+
+// For the one row of `counts`; in the context's arena.
+Choice choose_by_silence(Context& context, const DeviceCounts& counts, int most_fired);
+
 void multiply_few_tokens(Context& context, const DeviceCounts& counts,
-                         std::span<const SpikeMatmulTarget> targets);
+                         std::span<const SpikeMatmulTarget> targets, const Choice& choice = {});
 
 // One row of counts, reading only the weights of firing channels.
 void multiply_fired(Context& context, const DeviceCounts& counts,
-                    std::span<const SpikeMatmulTarget> targets);
+                    std::span<const SpikeMatmulTarget> targets, const Choice& choice = {});
 
 }  // namespace spb::spike

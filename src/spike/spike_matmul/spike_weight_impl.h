@@ -23,7 +23,7 @@ struct CellExcess {
 struct DeviceTiles {
   Buffer codes;         // [tiles, groups] tiles of core codes
   Buffer scales;        // [tiles, groups, 192] f32, 0 for rows that do not exist
-  Buffer channels;      // [columns, rows padded to 512] i8: core codes by channel; or empty
+  Buffer channels;      // [columns, rows padded to 128] i8: core codes by channel; or empty
   Buffer excess;        // the lists of Impl; empty without excess
   Buffer excess_begin;  // [blocks * groups + 1] i64
   // What codes exceed the core by as digits of base 256, tiles like those of codes. Index [tiles,
@@ -39,7 +39,7 @@ struct DeviceTiles {
 
 inline constexpr int64_t kDeviceTileRows = 192;
 inline constexpr int64_t kDeviceTileBytes = kDeviceTileRows * kScaleGroup;
-inline constexpr int64_t kDeviceChannelRows = 512;
+inline constexpr int64_t kDeviceChannelRows = 128;
 // Largest |code| in digits: with counts up to 2^14 + 127 the sum of a group keeps within 2^31.
 inline constexpr int32_t kDigitCode = 512;
 
