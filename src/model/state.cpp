@@ -121,9 +121,11 @@ KeyValueCache rounded(const KeyValueCache& cache, DType dtype) {
           move(out.value_scales)};
 }
 
-// What a mixer starts a sequence with: caches need no clearing, because positions not yet written
-// are never visible.
-void restart(KeyValueCache&, const MixerState*) {}
+// What a mixer starts a sequence with. Positions of caches that were not written yet are never
+// visible, but tiles on a CUDA device multiply their values by 0: they must be numbers.
+void restart(KeyValueCache& cache, const MixerState*) {
+  if (cache.values.device().is_cuda()) overwrite(cache.values, nullptr);
+}
 
 void restart(RecurrentState& recurrent, const MixerState* sinks) {
   overwrite(recurrent.state,

@@ -38,9 +38,15 @@
 // the processor multiplies bf16 tiles (L >= 32 and a cache other than f32), which round the softmax
 // weights to bf16. Keys that no query sees are never read; a value that is not a number spoils the
 // queries that see it (in a sink: all of them) and no other one. Results do not depend on the
-// number of threads. Cost: 4 D operations per query head and visible key; with one token it is the
-// bytes of the visible keys and values, D + 4 each with i8. Source: Vaswani et al. 2017; Ainslie et
-// al. 2023 (grouped queries); Dao 2022 (online softmax); Xiao et al. 2023 (sinks).
+// number of threads.
+// On a CUDA device the tolerance is a share of the root mean square of o: 2e-6 where q is f32, 6e-3
+// where it is bf16 (softmax weights, o and, from 32 queries on, keys and values are rounded to
+// bf16). There, for 32 bf16 queries or more with head_dim 64 or 128, whole tiles of 128 slots are
+// read, those that were never written included, and a value that is not a number may spoil all
+// queries that share a tile with one that sees it: what a cache held before must be cleared.
+// Cost: 4 D operations per query head and visible key; with one token it is the bytes of the visible
+// keys and values, D + 4 each with i8. Source: Vaswani et al. 2017; Ainslie et al. 2023 (grouped
+// queries); Dao 2022 (online softmax); Xiao et al. 2023 (sinks).
 #pragma once
 
 #include <cstdint>
