@@ -55,6 +55,15 @@ TEST_P(GatedLinearAttentionBackwardCuda, Batches) {
   expect_matches_reference(BackwardProblem({{0, 0}, 2, 2, 64, 64}, 9));
 }
 
+TEST_P(GatedLinearAttentionBackwardCuda, BatchOfAwkwardLengths) {
+  const BackwardProblem batch({{0, 1, 100, 5000, 63, 65}, 1, 2, 64, 64}, 16);
+  expect_matches_reference(batch);
+  const Gradients together = batch.run(context(), GetParam());
+  for (size_t i = 0; i < batch.c.lengths.size(); ++i) {
+    expect_same_alone(batch, together, i, alone(batch, i).run(context(), GetParam()));
+  }
+}
+
 TEST_P(GatedLinearAttentionBackwardCuda, GatesOfAnyStrength) {
   Rng rng(10);
   for (const auto& [what, gate] : gates_of_any_strength(rng)) {

@@ -159,6 +159,99 @@ TEST_P(GatedLinearAttentionCuda, ASequenceGivesTheSameBitsAloneAndInABatch) {
   }
 }
 
+// `count` tokens of a batch from token `first` on, as a sequence of its own.
+BatchProblem tokens_of(const BatchProblem& batch, int64_t first, int64_t count,
+                       const Tensor& state) {
+  BatchCase c = batch.c;
+  c.lengths = {count};
+  BatchProblem part(c, 1);
+  take_tokens(batch.q, first, part.q);
+  take_tokens(batch.k, first, part.k);
+  take_tokens(batch.v, first, part.v);
+  take_tokens(batch.g, first, part.g);
+  part.states[0] = copy_of(state);
+  return part;
+}
+
+// States [boundaries, heads, K, V] that a batch passes, and its other outputs.
+struct Passed {
+  BatchOutputs outputs;
+  Tensor boundaries;
+};
+
+Passed pass(const BatchProblem& batch, Context& context, DType dtype, int64_t interval,
+            const std::function<void(const GatedLinearAttentionArgs&)>& solver) {
+  int64_t count = 0;
+  for (const int64_t tokens : batch.c.lengths) count += tokens / interval;
+  Tensor boundaries =
+      test::poisoned(context, Shape{count, batch.c.kv_heads, batch.c.key_dim, batch.c.value_dim});
+  BatchOutputs outputs =
+      batch.solve_forward(context, dtype, DType::kF32, false, [&](GatedLinearAttentionArgs args) {
+        args.boundary_interval = interval;
+        args.boundary_states = boundaries;
+        solver(args);
+      });
+  return {std::move(outputs), test::take(context, boundaries)};
+}
+
+Passed pass(const BatchProblem& batch, Context& context, DType dtype, int64_t interval, Form form) {
+  return pass(batch, context, dtype, interval, [&](GatedLinearAttentionArgs args) {
+    args.form = form;
+    gated_linear_attention(context, args);
+  });
+}
+
+// Each call's outputs and states against those that the batch passed.
+void expect_shorter_calls_agree(const BatchProblem& batch, Context& context, DType dtype,
+                                int64_t interval, Form form) {
+  const Passed got = pass(batch, context, dtype, interval, form);
+  const int64_t state_size = batch.c.kv_heads * batch.c.key_dim * batch.c.value_dim;
+  const float* boundary = got.boundaries.as<float>();
+  for (size_t i = 0; i < batch.c.lengths.size(); ++i) {
+    const int64_t begin = batch.first_token(i);
+    Tensor state = copy_of(batch.states[i]);
+    for (int64_t at = 0; at < batch.c.lengths[i]; at += interval) {
+      const int64_t count = std::min(interval, batch.c.lengths[i] - at);
+      BatchOutputs one =
+          tokens_of(batch, begin + at, count, state).run_forward(context, dtype, DType::kF32, form);
+      EXPECT_TRUE(same_tokens(one.o, got.outputs.o, begin + at)) << "sequence " << i << ", " << at;
+      state = std::move(one.states[0]);
+      if (count < interval) break;
+      EXPECT_EQ(std::memcmp(boundary, state.as<float>(), state_size * sizeof(float)), 0)
+          << "sequence " << i << ", boundary after " << at + count;
+      boundary += state_size;
+    }
+    EXPECT_TRUE(test::same_bits(state, got.outputs.states[i])) << "sequence " << i;
+  }
+}
+
+// A sequence taken up from any of its boundaries goes on as if it had never stopped. Sequences end
+// on a boundary, before the first one, and between two.
+TEST_P(GatedLinearAttentionCuda, StatesAtBoundariesAreThoseOfShorterCalls) {
+  for (const int64_t interval : {33, 64}) {
+    for (const int64_t dim : {64, 128, 40}) {
+      const BatchProblem batch(
+          {{2 * interval + 4, 0, interval - 1, interval, interval + 1, 3 * interval, 1},
+           2,
+           2,
+           dim,
+           dim},
+          23);
+      Context host(1);
+      const Passed expected =
+          pass(batch, host, DType::kF32, interval, gated_linear_attention_reference);
+      for (const Form form : {Form::kRecurrent, Form::kChunked, Form::kAutomatic}) {
+        expect_shorter_calls_agree(batch, context(), GetParam(), interval, form);
+        const Passed got = pass(batch, context(), GetParam(), interval, form);
+        expect_close(got.outputs, expected.outputs, batch_tolerance(GetParam()), "boundaries");
+        EXPECT_LE(test::relative_error(got.boundaries, expected.boundaries),
+                  batch_tolerance(GetParam()))
+            << interval << " tokens, dim " << dim << ", form " << static_cast<int>(form);
+      }
+    }
+  }
+}
+
 TEST_P(GatedLinearAttentionCuda, TheSameBitsAgainAndInPlace) {
   for (const int64_t dim : {64, 128}) {
     BatchProblem problem({{3, 1000, 1}, 2, 7, dim, dim}, 17);

@@ -6,6 +6,7 @@
 #include "core/test_cuda.h"
 #include "core/test_errors.h"
 #include "ops/swiglu/swiglu.h"
+#include "ops/test_row_counts.h"
 
 namespace spb::ops {
 namespace {
@@ -67,24 +68,14 @@ TEST(GatedMatmul, RefusesWeightsThatDiffer) {
   });
 }
 
-class GatedMatmulCuda : public test::OnCuda {};
-INSTANTIATE_TEST_SUITE_P(Weights, GatedMatmulCuda,
-                         testing::Values(DType::kBF16, DType::kF32, DType::kQ8_0),
-                         test::dtype_name);
-
-// Few rows and many, of which the last ones fill no tile; outputs and columns that fill none.
-TEST_P(GatedMatmulCuda, AgreesWithTheReference) {
-  Rng rng(73);
-  for (const auto& [rows, outputs, columns] : {std::array<int64_t, 3>{1, 96, 64},
-                                               {70, 96, 96},
-                                               {512, 128, 64},
-                                               {700, 200, 416},
-                                               {2500, 640, 288}}) {
-    const Tensor gate = rounded(small_weight(rng, outputs, columns), GetParam());
-    const Tensor up = rounded(small_weight(rng, outputs, columns), GetParam());
+class GatedMatmulCuda : public test::OnCuda {
+ protected:
+  void expect_agreement(int64_t rows, int64_t outputs, int64_t columns) {
+    const Tensor gate = rounded(small_weight(rng_, outputs, columns), GetParam());
+    const Tensor up = rounded(small_weight(rng_, outputs, columns), GetParam());
     const MatmulWeight gate_weight = prepare_matmul_weight(context(), gate);
     const MatmulWeight up_weight = prepare_matmul_weight(context(), up);
-    const Tensor x = test::random_tensor(rng, Shape{rows, columns});
+    const Tensor x = test::random_tensor(rng_, Shape{rows, columns});
     const Tensor expected = reference(x, gate, up);
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       const Tensor x_device = test::put(context(), x, dtype);
@@ -95,6 +86,26 @@ TEST_P(GatedMatmulCuda, AgreesWithTheReference) {
           << rows << " rows, " << name(dtype);
     }
   }
+
+  Rng rng_{73};
+};
+INSTANTIATE_TEST_SUITE_P(Weights, GatedMatmulCuda,
+                         testing::Values(DType::kBF16, DType::kF32, DType::kQ8_0),
+                         test::dtype_name);
+
+// Few rows and many, of which the last ones fill no tile; outputs and columns that fill none.
+TEST_P(GatedMatmulCuda, AgreesWithTheReference) {
+  for (const auto& [rows, outputs, columns] : {std::array<int64_t, 3>{1, 96, 64},
+                                               {70, 96, 96},
+                                               {512, 128, 64},
+                                               {700, 200, 416},
+                                               {2500, 640, 288}}) {
+    expect_agreement(rows, outputs, columns);
+  }
+}
+
+TEST_P(GatedMatmulCuda, AnyNumberOfRows) {
+  for (const int64_t rows : kAwkwardRows) expect_agreement(rows, 72, 96);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "core/block_formats.h"
 #include "core/test_cuda.h"
 #include "ops/matmul/matmul.h"
+#include "ops/test_row_counts.h"
 
 namespace spb::ops {
 namespace {
@@ -51,6 +52,28 @@ TEST_P(MatmulCuda, AgreesWithTheReference) {
         EXPECT_LE(test::relative_error(test::take(context(), y), expected), exact ? 2e-6 : 5e-3)
             << rows << " x " << columns << " " << name(dtype);
       }
+    }
+  }
+}
+
+TEST_P(MatmulCuda, AnyNumberOfRows) {
+  constexpr int64_t kColumns = 96;
+  constexpr int64_t kOutputs = 40;
+  Rng rng(58);
+  const Tensor weight = random_weight(rng, GetParam(), kOutputs, kColumns);
+  const MatmulWeight prepared = prepare_matmul_weight(context(), weight);
+  for (const int64_t rows : kAwkwardRows) {
+    const Tensor x = test::random_tensor(rng, Shape{rows, kColumns});
+    Tensor expected(DType::kF32, Shape{rows, kOutputs});
+    matmul_reference(x, weight, {}, expected);
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const Tensor x_device = test::put(context(), x, dtype);
+      Tensor y = test::poisoned(context(), expected.shape(), dtype);
+      const MatmulTarget target{&prepared, {}, y};
+      matmul(context(), {x_device, {&target, 1}});
+      const bool exact = dtype == DType::kF32 && GetParam() != DType::kQ5_0;
+      EXPECT_LE(test::relative_error(test::take(context(), y), expected), exact ? 2e-6 : 5e-3)
+          << rows << " " << name(dtype);
     }
   }
 }

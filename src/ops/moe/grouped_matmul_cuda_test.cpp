@@ -3,6 +3,7 @@
 #include "core/block_formats.h"
 #include "core/test_cuda.h"
 #include "ops/moe/moe_cuda.h"
+#include "ops/test_row_counts.h"
 
 namespace spb::ops {
 namespace {
@@ -137,6 +138,16 @@ TEST_P(GroupedMatmulCuda, AgreesForManyRows) {
   expect_agreement(stack, {0, 3000, 0});
   const Stack wide(context(), rng_, DType::kBF16, Shape{2, 2600, 64});
   expect_agreement(wide, {130, 1300});
+}
+
+TEST_P(GroupedMatmulCuda, AnyNumberOfRows) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kQ8_0}) {
+    const Stack stack(context(), rng_, dtype, Shape{5, 40, 96});
+    for (const int64_t rows : kAwkwardRows) {
+      expect_agreement(stack, random_loads(rng_, 5, rows));
+      expect_agreement(stack, {0, 0, rows, 0, 0});
+    }
+  }
 }
 
 TEST_P(GroupedMatmulCuda, AgreesOnCardsWithoutWarpgroups) {

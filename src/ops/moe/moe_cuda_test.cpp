@@ -3,6 +3,7 @@
 
 #include "core/test_cuda.h"
 #include "ops/moe/moe_dispatch.h"
+#include "ops/test_row_counts.h"
 
 namespace spb::ops {
 namespace {
@@ -201,39 +202,56 @@ TEST_P(MoeCuda, ChoicesOutOfRangeHaveNoRow) {
 }
 
 // Gather, then scatter of what was gathered, on both.
+void expect_same_rows(Context& context, DType dtype, Rng& rng, int64_t tokens, int64_t columns) {
+  Context cpu(1);
+  HostChoices choices = random_choices(rng, tokens, 2, 5);
+  const MoePlanArgs args{choices.view(), 5, 8, 0.8, DropRule::kByProbability};
+  const Tensor x = test::random_tensor(rng, Shape{tokens, columns});
+  Tensor want = test::random_tensor(rng, x.shape());
+  Tensor y = test::put(context, want, dtype);
+  const MoePlan plan = moe_plan(cpu, args);
+  Tensor grouped(DType::kF32, Shape{plan.rows(), columns});
+  moe_gather(cpu, {plan, x, grouped});
+  moe_scatter(cpu, {plan, grouped, choices.probabilities, want});
+
+  Tensor experts = to_device(context, choices.experts);
+  Tensor probabilities = to_device(context, choices.probabilities);
+  MoePlanArgs device_args = args;
+  device_args.choices = {experts, probabilities};
+  const Arena::Scope scope(context.arena());
+  const MoePlan device_plan = moe_plan(context, device_args);
+  const Shape rows{device_plan.rows(), columns};
+  Tensor device_grouped = test::poisoned(context, rows, dtype);
+  moe_gather(context, {device_plan, test::put(context, x, dtype), device_grouped});
+  moe_scatter(context, {device_plan, device_grouped, probabilities, y});
+  const Tensor got = test::take(context, device_grouped);
+  for (int64_t i = 0; i < rows.elements(); ++i) {
+    const float expected =
+        i < grouped.shape().elements() ? grouped.as<float>()[i] : 0.0f;  // padding
+    ASSERT_EQ(got.as<float>()[i], expected) << i;
+  }
+  EXPECT_LE(test::relative_error(test::take(context, y), want), test::tolerance(dtype));
+}
+
 TEST_P(MoeCuda, GathersAndScattersLikeTheCpu) {
   Rng rng(4);
-  Context cpu(1);
   for (const int64_t tokens : {1, 65, 300}) {
     for (const int64_t columns : {1, 7, 1000, 3584}) {
-      HostChoices choices = random_choices(rng, tokens, 2, 5);
-      const MoePlanArgs args{choices.view(), 5, 8, 0.8, DropRule::kByProbability};
-      const Tensor x = test::random_tensor(rng, Shape{tokens, columns});
-      Tensor want = test::random_tensor(rng, x.shape());
-      Tensor y = test::put(context(), want, GetParam());
-      const MoePlan plan = moe_plan(cpu, args);
-      Tensor grouped(DType::kF32, Shape{plan.rows(), columns});
-      moe_gather(cpu, {plan, x, grouped});
-      moe_scatter(cpu, {plan, grouped, choices.probabilities, want});
-
-      Tensor experts = to_device(context(), choices.experts);
-      Tensor probabilities = to_device(context(), choices.probabilities);
-      MoePlanArgs device_args = args;
-      device_args.choices = {experts, probabilities};
-      const Arena::Scope scope(context().arena());
-      const MoePlan device_plan = moe_plan(context(), device_args);
-      const Shape rows{device_plan.rows(), columns};
-      Tensor device_grouped = test::poisoned(context(), rows, GetParam());
-      moe_gather(context(), {device_plan, test::put(context(), x, GetParam()), device_grouped});
-      moe_scatter(context(), {device_plan, device_grouped, probabilities, y});
-      const Tensor got = test::take(context(), device_grouped);
-      for (int64_t i = 0; i < rows.elements(); ++i) {
-        const float expected =
-            i < grouped.shape().elements() ? grouped.as<float>()[i] : 0.0f;  // padding
-        ASSERT_EQ(got.as<float>()[i], expected) << i;
-      }
-      EXPECT_LE(test::relative_error(test::take(context(), y), want), test::tolerance(GetParam()));
+      expect_same_rows(context(), GetParam(), rng, tokens, columns);
     }
+  }
+}
+
+TEST_P(MoeCuda, AnyNumberOfRows) {
+  Rng rng(5);
+  for (const int64_t tokens : kAwkwardRows) {
+    for (const int64_t columns : {7, 24}) {
+      expect_same_rows(context(), GetParam(), rng, tokens, columns);
+    }
+    expect_same_choices(context(), rng, tokens, 16);
+    HostChoices choices = random_choices(rng, tokens, 2, 16);
+    expect_same_plans(context(), choices, 16, 1);
+    if (HasFailure()) return;
   }
 }
 

@@ -1,5 +1,6 @@
 #include "core/test_cuda.h"
 #include "ops/rms_norm/rms_norm.h"
+#include "ops/test_row_counts.h"
 
 namespace spb::ops {
 namespace {
@@ -67,6 +68,34 @@ TEST_P(RmsNormCuda, KeepsTheResidualInItsDtype) {
     rms_norm_reference({sums, {}, weight, expected, 1e-5f});
     EXPECT_LE(test::relative_error(test::take(context(), y), expected), test::tolerance(GetParam()))
         << columns;
+  }
+}
+
+// Rows that lie among others, as the columns of one product of several weights.
+TEST_P(RmsNormCuda, AnyNumberOfRowsAmongOthers) {
+  Rng rng(14);
+  for (const int64_t rows : kAwkwardRows) {
+    for (const int64_t columns : {7, 24}) {
+      const Tensor wide = test::random_tensor(rng, Shape{rows, 3 * columns}, 3.0f);
+      const Shape shape{rows, columns};
+      const auto middle = [&](const Tensor& all) {
+        return ConstTensorView(all.view().data() + row_bytes(all.dtype(), columns), all.dtype(),
+                               shape, all.view().row_stride_bytes());
+      };
+      Tensor h = test::random_tensor(rng, shape);
+      const Tensor weight = test::random_tensor(rng, Shape{columns});
+      Tensor expected(DType::kF32, shape);
+      const Tensor wide_device = test::put(context(), wide, GetParam());
+      Tensor h_device = test::put(context(), h);
+      const Tensor weight_device = test::put(context(), weight);
+      Tensor y = test::poisoned(context(), shape, GetParam());
+      rms_norm_reference({middle(wide), h, weight, expected, 1e-5f});
+      rms_norm(context(), {middle(wide_device), h_device, weight_device, y, 1e-5f});
+      EXPECT_LE(test::relative_error(test::take(context(), y), expected),
+                test::tolerance(GetParam()))
+          << rows << " x " << columns;
+      EXPECT_LE(test::relative_error(test::take(context(), h_device), h), 1e-7);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 #include "core/test_cuda.h"
 #include "ops/rope/rope.h"
+#include "ops/test_row_counts.h"
 
 namespace spb::ops {
 namespace {
@@ -58,6 +59,30 @@ TEST_P(RopeCuda, RunsOfConsecutivePositions) {
   expect("runs that continue each other", {0, 300, 300}, {300, 10, 20});
   constexpr int64_t kFar = int64_t{1} << 32;  // the upper half of a position counts
   expect("beyond 2^32", {kFar - 200, 3, kFar + 77}, {400, 5, 63});
+}
+
+// Queries and keys, at positions that follow each other and at others.
+TEST_P(RopeCuda, AnyNumberOfRows) {
+  Rng rng(36);
+  for (const int64_t rows : kAwkwardRows) {
+    for (const int64_t step : {1, -3}) {
+      std::vector<int64_t> positions;
+      for (int64_t i = 0; i < rows; ++i) positions.push_back(20000 + i * step);
+      const RopePairs pairs = step > 0 ? RopePairs::kHalf : RopePairs::kInterleaved;
+      Tensor x = test::random_tensor(rng, Shape{rows, 3, 16});
+      Tensor keys = test::random_tensor(rng, Shape{rows, 1, 16});
+      Tensor x_device = test::put(context(), x, GetParam());
+      Tensor keys_device = test::put(context(), keys, GetParam());
+      rope_reference({x, positions, {}, 1e4, pairs, keys});
+      rope(context(), {x_device, positions, {}, 1e4, pairs, keys_device});
+      EXPECT_LE(test::relative_error(test::take(context(), x_device), x),
+                test::tolerance(GetParam()))
+          << rows << " by " << step;
+      EXPECT_LE(test::relative_error(test::take(context(), keys_device), keys),
+                test::tolerance(GetParam()))
+          << rows << " by " << step;
+    }
+  }
 }
 
 // As many runs as travel with a launch, and one more, which takes another way to the device.
