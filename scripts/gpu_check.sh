@@ -10,8 +10,9 @@
 # Options of a run:
 #   --quick              leaves out the benches
 #   --sanitize           runs the operator tests under compute-sanitizer (memcheck, racecheck)
-#                        instead of everything else; eight tests at a time, each for at most
-#                        SPB_SANITIZER_SECONDS (60)
+#                        instead of everything else; as many tests at a time as there are cores,
+#                        each for at most SPB_SANITIZER_SECONDS (60); SPB_SANITIZER_TESTS is a
+#                        filter of GoogleTest that chooses among them
 #   --write-table FILE   writes the table of targets and operators between the marks of FILE, which
 #                        is docs/performance.md or a copy of it
 #

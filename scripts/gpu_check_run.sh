@@ -62,14 +62,14 @@ run_tests() {
 
 # The CUDA tests of a program, one name a line.
 list_tests() {
-  "$here/$1" --gtest_list_tests --gtest_filter='*Cuda*' |
+  "$here/$1" --gtest_list_tests --gtest_filter="${SPB_SANITIZER_TESTS:-*Cuda*}" |
     awk '/^[^ ]/ { suite = $1 } /^ / { print suite $1 }'
 }
 
-# sanitize TOOL NAME TEST: one tool on one test; its verdict goes to sanitizer.txt, and what it found
-# to the terminal.
+# sanitize TOOL NAME TEST: one tool on one test; its verdict and seconds go to sanitizer.txt, and what
+# it found to the terminal.
 sanitize() {
-  local log status verdict=clean
+  local log status verdict=clean start=$SECONDS
   log=$(timeout "$sanitizer_seconds" compute-sanitizer --tool "$1" --error-exitcode 9 \
     "$here/$2" --gtest_filter="$3" 2>&1)
   status=$?
@@ -80,7 +80,7 @@ sanitize() {
   elif [ $status -ne 0 ]; then
     verdict=FAILED
   fi
-  echo "$1 $2 $verdict $3" >>"$here/sanitizer.txt"
+  echo "$1 $2 $verdict $3 $((SECONDS - start))" >>"$here/sanitizer.txt"
   if [ "$verdict" = FAILED ]; then
     # What the test says too: it may fail by itself, because it was slow or short of memory here.
     printf 'FAILED %s %s %s\n%s\n%s\n' "$1" "$2" "$3" \
@@ -102,7 +102,7 @@ run_sanitizer() {
     for tool in memcheck racecheck; do
       list_tests "$name" | sed "s/^/$tool $name /"
     done
-  done | xargs -P 8 -n 3 bash -c 'sanitize "$@"' sanitize
+  done | xargs -P "$(nproc)" -n 3 bash -c 'sanitize "$@"' sanitize
   awk '{ key = $1 " " $2; count[key " " $3]++; keys[key] = 1; if ($3 == "cut") late = late "\n  " $0 }
     END {
       for (key in keys) printf "%s: %d clean, %d cut off, %d failed\n", key,
