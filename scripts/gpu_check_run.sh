@@ -124,9 +124,7 @@ run_benches() {
   mkdir -p "$here/results"
   local name
   while read -r name; do
-    local arguments=()
-    if [ "$name" = ops_cuda_bench ]; then arguments=(--tsv "$here/results/$name.tsv"); fi
-    timeout 150 "$here/$name" "${arguments[@]}" || failed=$((failed + 1))
+    timeout 150 "$here/$name" --tsv "$here/results/$name.tsv" || failed=$((failed + 1))
   done <"$here/benches.txt"
   # What comes first in a run is slower: shorter prompts before those that count.
   bench prompts --chunk 16384 --prefill 32k,128k --depths 4k,256k,1M -n 64 -r 3

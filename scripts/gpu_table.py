@@ -2,9 +2,9 @@
 """Writes what scripts/gpu_check.sh measured into a document, as two tables.
 
   gpu_table.py RESULTS FILE    RESULTS holds prompts.json, million.json, longest.json and
-                               spikes.json of `spb bench --json`, and *.tsv of the operator benches; what is
-                               missing is left out. The tables replace what stands in FILE
-                               between the marks.
+                               spikes.json of `spb bench --json`, and *.tsv of the operators'
+                               benches (--tsv); what is missing is left out. The tables replace
+                               what stands in FILE between the marks.
 """
 
 import csv
@@ -102,6 +102,20 @@ def operator_target(operators):
             )
 
 
+def operator_cells(row):
+    operations = float(row["operations"])
+    return (
+        row["operator"],
+        row["time_us"],
+        f"{float(row['bytes']) / 1e6:.4g}",
+        f"{operations / 1e9:.4g}" if operations > 0 else "",
+        row["floor_us"],
+        f"{100 * float(row['share']):.0f} %",
+        f"{float(row['tb_s']):.2f}",
+        row["tflop_s"] if operations > 0 else "",
+    )
+
+
 def tables(folder):
     reports = {name: read_json(folder, name) for name in COMMANDS}
     operators = read_operators(folder)
@@ -109,11 +123,12 @@ def tables(folder):
     targets = [*prompt_rows(reports), *decode_rows(reports["prompts"]), *operator_target(operators)]
     for what, target, measured, share, command in sorted(targets):
         lines.append(f"| {what} | {target} | {measured} | {share} | `{command}` |")
-    lines += ["", "| operator | time, us | floor, us | share |", "| --- | --- | --- | --- |"]
-    for row in operators:
-        share = 100 * float(row["floor_us"]) / float(row["time_us"])
-        times = f"{row['time_us']} | {row['floor_us']}"
-        lines.append(f"| {row['operator']} | {times} | {share:.0f} % |")
+    lines += [
+        "",
+        "| operator | time, us | MB | GFLOP | floor, us | share | TB/s | TFLOP/s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [f"| {' | '.join(operator_cells(row))} |" for row in operators]
     return "\n".join(lines)
 
 

@@ -113,7 +113,8 @@ class LayerBuilder {
       if (context_.device().is_cuda()) out.dense = Tensor();  // it was copied
     } else {
       // A copy that could never pay would only take memory.
-      const bool events = event_driven_ && spike::event_pays(context_.device(), w.weight.shape()[0], 1);
+      const bool events =
+          event_driven_ && spike::event_pays(context_.device(), w.weight.shape()[0], 1);
       out.codes = spike::prepare_spike_weight(context_, codes.source(),
                                               {.channel_major = events, .short_last_group = true});
     }

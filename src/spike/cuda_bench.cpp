@@ -2,25 +2,21 @@
 // can do, with dense bf16 products of the same shapes beside them.
 //
 // The floor of an operator is the larger of its bytes over the rate of a large copy and its
-// operations over twice the rate of the bf16 product of the same call. Inputs take turns among sets
+// operations over twice the rate of a large bf16 product. Inputs take turns among sets
 // that together exceed the L2 cache. Some results of every product are compared with plain sums
-// before it is timed; *_cuda_test.cpp compare all. Any argument: only the largest
-// thresholds and product.
+// before it is timed; *_cuda_test.cpp compare all.
+//
+// --tsv FILE: the rows also as tab-separated values. --quick: only the largest thresholds and
+// product.
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <vector>
 
-#include "core/block_formats.h"
 #include "core/error.h"
-#include "core/rng.h"
-#include "core/transfer.h"
-#include "core/widen.h"
-#include "ops/matmul/matmul.h"
+#include "ops/cuda_bench.h"
 #include "ops/swiglu/swiglu.h"
 #include "spike/spike_matmul/spike_gated_matmul.h"
 #include "spike/threshold/spike_values.h"
@@ -28,74 +24,11 @@
 namespace spb::spike {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using Bench = ops::CudaBench;
 
 constexpr int64_t kHidden = 3584;
 constexpr int64_t kFeedForward = 18944;
-constexpr int kRounds = 9;                // the median counts
 constexpr int64_t kSetBytes = 120 << 20;  // that sets of weights together reach
-
-class Bench {
- public:
-  explicit Bench(Context& context) : context_(context) {
-    const int64_t bytes = int64_t{1} << 30;
-    const Tensor from(DType::kI8, Shape{bytes}, context.device());
-    Tensor to(DType::kI8, Shape{bytes}, context.device());
-    bandwidth_ = 2 * static_cast<double>(bytes) /
-                 median(1, 5, [&](int) { copy_tensor(context_, from, to); });
-    fmt::print("{}: copies {:.2f} TB/s\n", cuda::device_info(context.device().index).name,
-               bandwidth_ / 1e12);
-    fmt::print("{:<46} {:>9} {:>8} {:>8} {:>9} {:>8}\n", "", "time us", "TB/s", "of copy", "TOP/s",
-               "of bf16");
-  }
-
-  void row(const std::string& what, double time, double bytes, double operations,
-           double bf16_time = 0) {
-    fmt::print("{:<46} {:>9.1f} {:>8.2f} {:>7.0f}% {:>9.1f} {:>8}\n", what, time * 1e6,
-               bytes / time / 1e12, 100 * bytes / time / bandwidth_, operations / time / 1e12,
-               bf16_time > 0 ? fmt::format("{:.2f}x", bf16_time / time) : "");
-  }
-
-  // Seconds of one call.
-  double median(int sets, int calls, const std::function<void(int)>& call) {
-    for (int i = 0; i < sets; ++i) call(i);
-    context_.stream().synchronize();
-    std::vector<double> times;
-    for (int round = 0; round < kRounds; ++round) {
-      const Clock::time_point start = Clock::now();
-      for (int i = 0; i < calls; ++i) call(i % sets);
-      context_.stream().synchronize();
-      times.push_back(std::chrono::duration<double>(Clock::now() - start).count() / calls);
-    }
-    std::sort(times.begin(), times.end());
-    return times[kRounds / 2];
-  }
-
-  Context& context() { return context_; }
-  Rng& rng() { return rng_; }
-
- private:
-  Context& context_;
-  Rng rng_{1};
-  double bandwidth_ = 1;
-};
-
-// bf16 rows; a few are drawn, the others repeat them. `silence` of the numbers are 0.
-Tensor random_rows(Rng& rng, const Shape& shape, double silence = 0, float size = 1) {
-  constexpr int64_t kDrawn = 61;
-  Tensor host(DType::kBF16, shape);
-  for (int64_t i = 0; i < shape[0]; ++i) {
-    bf16* row = host.view().row_as<bf16>(i);
-    if (i >= kDrawn) {
-      std::copy_n(host.view().row_as<bf16>(i % kDrawn), shape[1], row);
-      continue;
-    }
-    for (int64_t c = 0; c < shape[1]; ++c) {
-      row[c] = to_bf16(rng.uniform() < silence ? 0.0f : size * rng.normal());
-    }
-  }
-  return host;
-}
 
 struct Source {
   Tensor codes;
@@ -119,7 +52,7 @@ struct Problem {
   int64_t tokens;
   int64_t channels;
   std::vector<int64_t> rows;
-  double silence = 0;
+  double silence = 0;  // of x; its weights then have channel-major copies
   SpikePath path = SpikePath::kAutomatic;
 
   int64_t weights() const {
@@ -140,10 +73,11 @@ struct Fired {
 Fired fire(Bench& bench, const Problem& problem) {
   Context& context = bench.context();
   const Shape shape{problem.tokens, problem.channels};
-  Fired fired{to_device(context, random_rows(bench.rng(), shape, problem.silence)),
-              Tensor(DType::kI8, shape, context.device()),
-              Tensor(DType::kF32, Shape{problem.tokens}, context.device()),
-              {}};
+  Fired fired{
+      to_device(context, ops::random_rows(bench.rng(), DType::kBF16, shape, 1, problem.silence)),
+      Tensor(DType::kI8, shape, context.device()),
+      Tensor(DType::kF32, Shape{problem.tokens}, context.device()),
+      {}};
   fired.counts.core = fired.core;
   fired.counts.thresholds = fired.thresholds;
   spike_threshold(context, {fired.x, {}, &fired.counts});
@@ -152,18 +86,20 @@ Fired fire(Bench& bench, const Problem& problem) {
 
 // Plain sums at some places of y.
 void verify(Bench& bench, const Fired& fired, const Source& source, const Tensor& y) {
-  const Tensor core = to_host(fired.core);
-  const Tensor thresholds = to_host(fired.thresholds);
   bench.context().stream().synchronize();
+  const Tensor x = widened(to_host(fired.x));
+  const Tensor thresholds = to_host(fired.thresholds);
   const Tensor got = widened(to_host(y));
   for (int i = 0; i < 300; ++i) {
-    const int64_t token = bench.rng().below(core.shape()[0]);
+    const int64_t token = bench.rng().below(y.shape()[0]);
     const int64_t n = bench.rng().below(y.shape()[1]);
     float sum = 0;
     for (int64_t g = 0; g < source.scales.shape()[1]; ++g) {
-      int32_t exact = 0;
+      int64_t exact = 0;
       for (int64_t c = g * kScaleGroup; c < (g + 1) * kScaleGroup; ++c) {
-        exact += core.view().row_as<int8_t>(token)[c] * source.codes.view().row_as<int8_t>(n)[c];
+        // The whole count, which the core may have clamped.
+        exact += std::llrint(x.view().row_as<float>(token)[c] / thresholds.as<float>()[token]) *
+                 source.codes.view().row_as<int8_t>(n)[c];
       }
       sum = std::fma(static_cast<float>(exact), source.scales.view().row_as<float>(n)[g], sum);
     }
@@ -174,6 +110,8 @@ void verify(Bench& bench, const Fired& fired, const Source& source, const Tensor
   }
 }
 
+const char* name(SpikePath path) { return path == SpikePath::kEvents ? "by events" : "chosen"; }
+
 double dense_time(Bench& bench, const Problem& problem, const Fired& fired) {
   Context& context = bench.context();
   const int sets = problem.sets();
@@ -181,7 +119,8 @@ double dense_time(Bench& bench, const Problem& problem, const Fired& fired) {
   std::vector<Tensor> y;
   for (int set = 0; set < sets; ++set) {
     for (const int64_t n : problem.rows) {
-      const Tensor host = random_rows(bench.rng(), Shape{n, problem.channels}, 0, 0.02f);
+      const Tensor host =
+          ops::random_rows(bench.rng(), DType::kBF16, Shape{n, problem.channels}, 0.02f);
       weights.push_back(ops::prepare_matmul_weight(context, host));
       y.emplace_back(DType::kBF16, Shape{problem.tokens, n}, context.device());
     }
@@ -210,7 +149,7 @@ void products(Bench& bench, const Problem& problem, bool dense) {
     for (const int64_t n : problem.rows) {
       weights.push_back(prepare_spike_weight(
           context, {source.codes.view().rows(0, n), source.scales.view().rows(0, n), {}},
-          {.channel_major = problem.path == SpikePath::kEvents}));
+          {.channel_major = problem.silence > 0}));
       y.emplace_back(DType::kBF16, Shape{problem.tokens, n}, context.device());
     }
   }
@@ -228,18 +167,22 @@ void products(Bench& bench, const Problem& problem, bool dense) {
   const auto n = static_cast<double>(problem.weights()) / static_cast<double>(problem.channels);
   const auto m = static_cast<double>(problem.tokens);
   const double operations = 2 * m * static_cast<double>(problem.weights());
-  const double bytes = static_cast<double>(problem.weights()) * (1 + 4.0 / kScaleGroup) +
-                       m * static_cast<double>(problem.channels) + 2 * m * n;
+  const double bytes =
+      static_cast<double>(problem.weights()) * (1 - problem.silence + 4.0 / kScaleGroup) +
+      m * static_cast<double>(problem.channels) + 2 * m * n;
+  const double bf16_bytes = 2 * (static_cast<double>(problem.weights()) +
+                                 m * (static_cast<double>(problem.channels) + n));
   const double reference = dense ? dense_time(bench, problem, fired) : 0;
   if (reference > 0) {
-    bench.row(fmt::format("bf16 {} x {} x {}", problem.tokens, n, problem.channels), reference,
-              2 * bytes, operations);
+    bench.row(fmt::format("bf16 {} x {} x {}", problem.tokens, n, problem.channels),
+              {bf16_bytes, operations}, reference);
   }
   bench.row(fmt::format("spikes {} x {} x {}{}", problem.tokens, n, problem.channels,
-                        problem.path == SpikePath::kEvents
-                            ? fmt::format(", events, {:.0f} % silent", 100 * problem.silence)
-                            : ""),
-            time, bytes, operations, reference);
+                        problem.silence > 0 ? fmt::format(", {:.0f} % silent, {}",
+                                                          100 * problem.silence, name(problem.path))
+                                            : ""),
+            {bytes, operations, 2}, time,
+            reference > 0 ? fmt::format("{:.2f}x bf16", reference / time) : "");
 }
 
 // Gate, up and their swiglu in one operator and in three.
@@ -274,8 +217,8 @@ void gated(Bench& bench, int64_t tokens) {
                        static_cast<double>(tokens * (kHidden + 2 * kFeedForward));
   const std::string what =
       fmt::format("gate, up, swiglu {} x {} x {}", tokens, kFeedForward, kHidden);
-  bench.row(what + ", parts", bench.median(1, 5, three), bytes, operations);
-  bench.row(what, bench.median(1, 5, one), bytes, operations);
+  bench.row(what + ", parts", {bytes, operations, 2}, bench.median(1, 5, three));
+  bench.row(what, {bytes, operations, 2}, bench.median(1, 5, one));
 }
 
 void thresholds(Bench& bench, int64_t tokens, int64_t channels) {
@@ -288,18 +231,16 @@ void thresholds(Bench& bench, int64_t tokens, int64_t channels) {
     const Arena::Scope call(context.arena());
     spike_threshold(context, {fired.x, {}, &fired.counts});
   });
-  bench.row(fmt::format("spike_threshold {} x {}", tokens, channels), time, 3 * entries, 0);
+  bench.row(fmt::format("spike_threshold {} x {}", tokens, channels), {3 * entries}, time);
   Tensor y(DType::kBF16, fired.x.shape(), context.device());
   const double values = bench.median(1, 10, [&](int) { spike_values(context, fired.counts, y); });
-  bench.row(fmt::format("spike_values {} x {}", tokens, channels), values, 3 * entries, 0);
+  bench.row(fmt::format("spike_values {} x {}", tokens, channels), {3 * entries}, values);
 }
 
-void run(bool brief) {
-  Context context(Device{Device::Type::kCuda, 0});
-  Bench bench(context);
+void run(Bench& bench, bool quick) {
   const std::vector<int64_t> mixer_in = {kHidden, 512, 512, 512};
   const std::vector<int64_t> ffn_in = {kFeedForward, kFeedForward};
-  if (brief) {
+  if (quick) {
     thresholds(bench, 16384, kFeedForward);
     return products(bench, {8192, kHidden, ffn_in}, true);
   }
@@ -319,20 +260,17 @@ void run(bool brief) {
     products(bench, {tokens, kHidden, {kHidden}}, tokens != 4);
     products(bench, {tokens, kFeedForward, {kHidden}}, tokens != 4);
   }
-  for (const double silence : {0.0, 0.25, 0.5, 0.9}) {
-    products(bench, {1, kHidden, ffn_in, silence, SpikePath::kEvents}, false);
-    products(bench, {1, kHidden, {kHidden}, silence, SpikePath::kEvents}, false);
+  for (const double silence : {0.01, 0.3, 0.5, 0.7, 0.9}) {
+    for (const SpikePath path : {SpikePath::kEvents, SpikePath::kAutomatic}) {
+      products(bench, {1, kHidden, ffn_in, silence, path}, false);
+    }
+    products(bench, {1, kHidden, mixer_in, silence, SpikePath::kEvents}, false);
   }
 }
 
 }  // namespace
 }  // namespace spb::spike
 
-int main(int count, char**) {
-  try {
-    spb::spike::run(count > 1);
-  } catch (const spb::Error& error) {
-    fmt::print(stderr, "{}\n", error.what());
-    return 1;
-  }
+int main(int count, char** arguments) {
+  return spb::ops::run_cuda_bench(count, arguments, true, spb::spike::run);
 }

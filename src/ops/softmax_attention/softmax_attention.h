@@ -44,9 +44,9 @@
 // bf16). There, for 32 bf16 queries or more with head_dim 64 or 128, whole tiles of 128 slots are
 // read, those that were never written included, and a value that is not a number may spoil all
 // queries that share a tile with one that sees it: what a cache held before must be cleared.
-// Cost: 4 D operations per query head and visible key; with one token it is the bytes of the visible
-// keys and values, D + 4 each with i8. Source: Vaswani et al. 2017; Ainslie et al. 2023 (grouped
-// queries); Dao 2022 (online softmax); Xiao et al. 2023 (sinks).
+// Cost: 4 D operations per query head and visible key; with one token it is the bytes of the
+// visible keys and values, D + 4 each with i8. Source: Vaswani et al. 2017; Ainslie et al. 2023
+// (grouped queries); Dao 2022 (online softmax); Xiao et al. 2023 (sinks).
 #pragma once
 
 #include <cstdint>

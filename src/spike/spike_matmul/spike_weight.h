@@ -70,12 +70,12 @@ class SpikeWeight {
 // Copies the source into interleaved cells: 1 + 4 / 128 bytes per weight, rows padded to 16. With
 // `channel_major` a second copy is made in which the weights of one input channel lie together, as
 // event-driven products need: as much memory again, rows padded to 256, 512 or 1024. The residual
-// takes 4 bytes an entry and, if there is any, 8 for every 2048 weights. On a CUDA device the source
-// still lies on the host; tiles have 192 rows, the last one padded, and the channel-major copy needs
-// no bands, its rows are padded to 128.
-// There a residual takes another byte or two for each of the 24576 codes of its tile. kUsage for
-// wrong dtypes, shapes and an unsorted residual, and when the group size does not divide K unless
-// the last group may be short; kData for a scale that is not finite and a code beyond kMaxCode.
+// takes 4 bytes an entry and, if there is any, 8 for every 2048 weights. On a CUDA device the
+// source still lies on the host; tiles have 192 rows, the last one padded, and the channel-major
+// copy needs no bands, its rows are padded to 128. There a residual takes another byte or two for
+// each of the 24576 codes of its tile. kUsage for wrong dtypes, shapes and an unsorted residual,
+// and when the group size does not divide K unless the last group may be short; kData for a scale
+// that is not finite and a code beyond kMaxCode.
 SpikeWeight prepare_spike_weight(Context& context, const SpikeWeightSource& source,
                                  const SpikeWeightOptions& options = {});
 
