@@ -90,6 +90,24 @@ TEST_F(CliTest, UsageErrorsExitWithTwo) {
   expect_error("synth --preset tiny-hybrid --format q4_k -o " + file("x"), 2, "q4_k");
 }
 
+// Cards are hidden, so that every machine is one without. Both kinds of builds say why.
+TEST_F(CliTest, DevicesThatAreNotThereAreUsageErrors) {
+  const std::string run = "CUDA_VISIBLE_DEVICES= " SPB_BINARY " run " + model() + " -p x -n 2 ";
+  for (const char* device : {"cuda", "cuda:0", "cuda:99"}) {
+    const Outcome outcome = shell(run + "--device " + device);
+    EXPECT_EQ(outcome.status, 2) << device;
+    EXPECT_EQ(outcome.out, "") << device;
+    const std::string name = device == std::string("cuda") ? "cuda:0" : device;
+    EXPECT_NE(outcome.error.find(fmt::format("device: {}: ", name)), std::string::npos)
+        << outcome.error;
+  }
+  expect_error("run " + model() + " -p x --device nonsense", 2,
+               "device: expected cpu, cuda, cuda:N or auto, got \"nonsense\"");
+  const Outcome automatic = shell(run + "--device auto");
+  EXPECT_EQ(automatic.status, 0) << automatic.error;
+  EXPECT_EQ(automatic.out, shell(run + "--device cpu").out);
+}
+
 TEST_F(CliTest, BadFilesExitWithOneLineThatNamesThem) {
   const std::string whole = read_text(model());
   write("empty.gguf", "");

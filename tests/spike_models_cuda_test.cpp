@@ -105,7 +105,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, SpikingModelCuda, testing::ValuesIn(case_names(k
 
 // Random weights in both places give the same logits: the same codes, and counts that differ in few
 // places at most.
-TEST(RandomSpikingModel, HasTheSameWeightsOnBothDevices) {
+TEST(RandomSpikingModelCuda, HasTheSameWeightsOnBothDevices) {
   const std::string reason = cuda::unusable_reason(0);
   if (!reason.empty()) GTEST_SKIP() << reason;
   model::ModelConfig config = model::preset("tiny-hybrid");

@@ -110,7 +110,7 @@ class Bench {
     std::deque<model::SequenceState> states;
     std::vector<model::SequenceState*> pointers;
     for (int64_t i = 0; i < options_.batch; ++i) {
-      states.push_back(new_state(depth + options_.tokens * options_.repeat + kWarmSteps));
+      add_state(states, depth + options_.tokens * options_.repeat + kWarmSteps);
       pointers.push_back(&states.back());
       if (fill) {
         states.back().fill_random(depth, static_cast<uint64_t>(i) + 1);
@@ -150,6 +150,17 @@ class Bench {
     model::StateOptions options = options_.state.state_options();
     options.max_context = std::max(options.max_context, context);
     return model::SequenceState(model_, options);
+  }
+
+  // One sequence more; where memory runs out the error says how many there are.
+  void add_state(std::deque<model::SequenceState>& states, int64_t context) {
+    try {
+      states.push_back(new_state(context));
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kSystem || states.empty()) throw;
+      throw Error(error.kind(), fmt::format("{}; {} sequences of {} fit (--batch)", error.what(),
+                                            states.size(), options_.batch));
+    }
   }
 
   int32_t random_token() { return static_cast<int32_t>(rng_.below(model_.config().vocab_size)); }
@@ -365,7 +376,8 @@ void add_bench(CLI::App& app) {
   command->add_flag("--json", options->json, "one JSON object instead of a table");
   command->footer(
       "GB/s counts the weights and state that one token reads; the share is that of a plain\n"
-      "streaming read by all threads, on a CUDA device that of a large copy.\n"
+      "streaming read by all threads, on a CUDA device that of a large copy. Ids are random:\n"
+      "choosing them from the logits (sampling) is no part of the time of decoding.\n"
       "Example:\n"
       "  spb bench model.gguf --prefill 512,2k --depths 0,4k,64k,256k\n"
       "  spb bench --preset spikingbrain-7b --random --device cuda --chunk 8k --prefill 128k");

@@ -32,7 +32,13 @@ class Context {
   const Device& device() const { return device_; }
   ThreadPool& pool() { return pool_; }
   Arena& arena() { return arena_; }
-  cuda::Stream& stream() { return *stream_; }  // only on a CUDA device
+
+  // Only on a CUDA device, which becomes current for the calling thread: contexts of several cards
+  // can take turns in one thread, and a context can move to another.
+  cuda::Stream& stream() {
+    stream_->make_current();
+    return *stream_;
+  }
 
   // Of the values between operators: f32 on the CPU, bf16 on a CUDA device unless set otherwise.
   DType activation_dtype() const { return activation_dtype_; }

@@ -11,12 +11,16 @@ std::string to_string(const Device& device) {
   return device.is_cuda() ? fmt::format("cuda:{}", device.index) : "cpu";
 }
 
+Device first_usable(int count, const std::function<std::string(int)>& unusable_reason) {
+  for (int index = 0; index < count; ++index) {
+    if (unusable_reason(index).empty()) return {Device::Type::kCuda, index};
+  }
+  return {};
+}
+
 Device parse_device(std::string_view text) {
   if (text == "cpu") return {};
-  if (text == "auto") {
-    const bool usable = cuda::device_count() > 0 && cuda::unusable_reason(0).empty();
-    return usable ? Device{Device::Type::kCuda, 0} : Device{};
-  }
+  if (text == "auto") return first_usable(cuda::device_count(), cuda::unusable_reason);
   Device device{Device::Type::kCuda, 0};
   const std::string_view prefix = "cuda:";
   if (text != "cuda") {

@@ -85,6 +85,7 @@ bool Decoder::continues_recording() const {
 }
 
 void Decoder::record(std::span<const SequenceSlice> slices) {
+  graph_ = cuda::Graph();  // of other positions: if recording fails, nothing may play it
   recorded_.clear();
   for (const SequenceState* state : states_) recorded_.push_back(state->position());
   const AdvanceScope scope(context_, reinterpret_cast<const int64_t*>(inputs_.view().data()));

@@ -78,6 +78,7 @@ class Decoding {
     return Decoder(context_, *model_, pointers);
   }
 
+  Context& context() { return context_; }
   const Tensor& logits() const { return logits_; }
   std::deque<SequenceState>& states() { return states_; }
 
@@ -122,12 +123,13 @@ TEST_P(DecoderCuda, TakesTheStepsOfForward) {
   }
 }
 
-TEST_P(DecoderCuda, RecordsAnewAfterASequenceWentOnItsOwn) {
-  Decoding decoding(context().device(), GetParam(), 2);
+// Two sequences after four steps, one token more of the second alone, and `last` for both.
+template <typename Last>
+void expect_recording_anew(Decoding& decoding, Last last) {
   Decoder decoder = decoding.decoder();
   for (int64_t step = 0; step < 4; ++step) decoding.step(decoder, step);
   decoding.feed(decoding.states()[1], 7, nullptr);
-  decoding.step(decoder, 4);
+  last(decoder);
 
   Tensor expected(DType::kF32, decoding.logits().shape());
   for (int64_t i = 0; i < 2; ++i) {
@@ -138,6 +140,27 @@ TEST_P(DecoderCuda, RecordsAnewAfterASequenceWentOnItsOwn) {
     }
   }
   expect_same(decoding.logits(), expected);
+}
+
+TEST_P(DecoderCuda, RecordsAnewAfterASequenceWentOnItsOwn) {
+  Decoding decoding(context().device(), GetParam(), 2);
+  expect_recording_anew(decoding, [&](Decoder& decoder) { decoding.step(decoder, 4); });
+}
+
+// Scratch memory that must grow cannot be cleared while a step is recorded. What was recorded
+// before is of other positions and must not be played instead.
+TEST_P(DecoderCuda, ARecordingThatFailedLeavesTheStepToBeTakenAgain) {
+  Decoding decoding(context().device(), GetParam(), 2);
+  expect_recording_anew(decoding, [&](Decoder& decoder) {
+    Arena& arena = decoding.context().arena();
+    {
+      const Arena::Scope scope(arena);
+      const int64_t units = arena.reserved_bytes() / static_cast<int64_t>(Buffer::kAlignment);
+      for (int64_t unit = 0; unit < units; ++unit) arena.allocate_bytes(1);  // all of it
+      test::expect_error(ErrorKind::kSystem, "(--chunk)", [&] { decoding.step(decoder, 4); });
+    }
+    decoding.step(decoder, 4);
+  });
 }
 
 TEST(Decoder, RefusesWhatForwardRefuses) {

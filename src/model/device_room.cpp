@@ -49,9 +49,19 @@ int64_t recommended_bytes(const ModelConfig& config, const StateOptions& options
   return whole_state_bytes(config, options, context) + 2 * step_bytes(config, options.max_chunk);
 }
 
+// Those of the small formats in which the weights would take less than now: "q8_0 or q4_0".
+std::string smaller_formats(const ModelConfig& config, const ModelWeights& weights) {
+  const int64_t now = device_weight_bytes(config, weights);
+  std::vector<std::string_view> names;
+  for (const DType format : kSmallFormats) {
+    if (device_weight_bytes(config, weights, format) < now) names.push_back(name(format));
+  }
+  return fmt::format("{}", fmt::join(names, " or "));
+}
+
 // What a user could ask for instead.
-std::string ways_to_fit(const ModelConfig& config, const StateOptions& options, int64_t context,
-                        int64_t free) {
+std::string ways_to_fit(const ModelConfig& config, const ModelWeights& weights,
+                        const StateOptions& options, int64_t context, int64_t free) {
   std::vector<std::string> ways;
   const int64_t position = state_bytes(config, options, 1).full;
   const int64_t left = free - recommended_bytes(config, options, 0);
@@ -71,7 +81,11 @@ std::string ways_to_fit(const ModelConfig& config, const StateOptions& options, 
       recommended_bytes(config, codes, context) <= free) {
     ways.push_back("a cache of 8-bit codes fits (--cache-type i8)");
   }
-  ways.push_back("weights as q8_0 or q4_0 leave more room (spb quantize)");
+  const std::string formats = smaller_formats(config, weights);
+  if (!formats.empty()) {
+    ways.push_back(fmt::format("weights as {} leave more room (spb quantize)", formats));
+  }
+  if (ways.empty()) ways.push_back("a smaller model is needed");
   return join(ways);
 }
 
@@ -120,8 +134,8 @@ int64_t step_bytes(const ModelConfig& config, int64_t rows) {
   return rows * kActivation * values;
 }
 
-void check_state_fits(const ModelConfig& config, const StateOptions& options, int64_t context,
-                      const DeviceRoom& room) {
+void check_state_fits(const ModelConfig& config, const ModelWeights& weights,
+                      const StateOptions& options, int64_t context, const DeviceRoom& room) {
   const int64_t bytes = whole_state_bytes(config, options, context);
   if (bytes <= room.free_bytes) return;
   const std::string length = config.layers_with(Mixer::kFull) > 0
@@ -129,7 +143,7 @@ void check_state_fits(const ModelConfig& config, const StateOptions& options, in
                                  : "";
   fail(ErrorKind::kSystem, "state: {}: {}steps of {} need {} MiB, but {} MiB are free; {}",
        to_string(room.device), length, options.max_chunk, mebibytes_up(bytes),
-       room.free_bytes / kMiB, ways_to_fit(config, options, context, room.free_bytes));
+       room.free_bytes / kMiB, ways_to_fit(config, weights, options, context, room.free_bytes));
 }
 
 }  // namespace spb::model

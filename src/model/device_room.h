@@ -31,8 +31,9 @@ void check_weights_fit(const ModelConfig& config, const ModelWeights& weights,
 int64_t step_bytes(const ModelConfig& config, int64_t rows);
 
 // `context` is what full mixers reserve. The activations of a step are not part of what must fit,
-// because a context keeps and reuses them, but of what is recommended instead.
-void check_state_fits(const ModelConfig& config, const StateOptions& options, int64_t context,
-                      const DeviceRoom& room);
+// because a context keeps and reuses them, but of what is recommended instead. Of `weights` formats
+// are recommended in which they would be smaller.
+void check_state_fits(const ModelConfig& config, const ModelWeights& weights,
+                      const StateOptions& options, int64_t context, const DeviceRoom& room);
 
 }  // namespace spb::model

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <thread>
 
 #include "core/test_cuda.h"
 #include "core/test_errors.h"
+#include "model/decoder.h"
 #include "model/forward.h"
 #include "model/test_model.h"
 
@@ -62,8 +64,11 @@ TEST(DeviceRoom, StatesSayWhichContextFits) {
   const ModelConfig config = preset("qwen2.5-7b");
   const StateOptions options{0, 1024};
   const int64_t position = state_bytes(config, options, 1).full;
-  const auto message = [&](int64_t context, int64_t free) {
-    return test::message_of([&] { check_state_fits(config, options, context, {kCard, free}); });
+  const auto message = [&](int64_t context, int64_t free, DType matrices = DType::kBF16) {
+    const ModelWeights weights = shapes_of(config, matrices);
+    return test::message_of([&] {
+      check_state_fits(config, weights, options, context, {kCard, free});
+    });
   };
   EXPECT_EQ(message(131072, 131072 * position), "nothing was thrown");
   const int64_t longest = (4 * kGiB - 2 * step_bytes(config, 1024)) / position;
@@ -79,6 +84,13 @@ TEST(DeviceRoom, StatesSayWhichContextFits) {
   EXPECT_EQ(message(131072, 1 << 20),
             "state: cuda:0: a context of 131072 tokens and steps of 1024 need 7168 MiB, but 1 MiB "
             "are free; weights as q8_0 or q4_0 leave more room (spb quantize)");
+  // No format is recommended that the weights have already.
+  const std::string little =
+      "state: cuda:0: a context of 131072 tokens and steps of 1024 need 7168 MiB, but 1 MiB are "
+      "free; ";
+  EXPECT_EQ(message(131072, 1 << 20, DType::kQ8_0),
+            little + "weights as q4_0 leave more room (spb quantize)");
+  EXPECT_EQ(message(131072, 1 << 20, DType::kQ4_0), little + "a smaller model is needed");
 }
 
 TEST(DeviceRoom, StatesOfConstantSizeSayWhichStepFits) {
@@ -86,7 +98,7 @@ TEST(DeviceRoom, StatesOfConstantSizeSayWhichStepFits) {
   ASSERT_EQ(config.layers_with(Mixer::kFull), 0);
   const StateOptions options{0, 65536, DType::kBF16};
   const std::string message = test::message_of([&] {
-    check_state_fits(config, options, 0, {kCard, kGiB});
+    check_state_fits(config, shapes_of(config, DType::kBF16), options, 0, {kCard, kGiB});
   });
   EXPECT_NE(message.find("steps of 65536 need "), std::string::npos) << message;
   EXPECT_NE(message.find("tokens fit (--chunk)"), std::string::npos) << message;
@@ -139,6 +151,28 @@ TEST_F(DeviceRoomCuda, MemoryThatRanOutIsThereAgain) {
   EXPECT_GE(room_on(kCard).free_bytes, before - (int64_t{64} << 20));
 }
 
+// Weights that become f32 as they are loaded take more than their file says: memory runs out in the
+// middle of the layers.
+TEST_F(DeviceRoomCuda, AModelThatFailsBetweenLayersLeavesNothingBehind) {
+  ModelConfig config = attention_config();
+  config.hidden_size = 1024;
+  config.intermediate_size = 4096;
+  config.layers = uniform_layers(2, Mixer::kFull);
+  constexpr int64_t kLeft = 80 << 20;  // between 30 MiB as q8_0 and 110 MiB as f32
+  const auto source = std::make_shared<TestWeights>(config, DType::kQ8_0, 5);
+  Context context(kCard, 1);
+  const Buffer others(room_on(kCard).free_bytes - kLeft, kCard);
+  const auto load = [&] {
+    test::expect_error(ErrorKind::kSystem, "cuda:0: out of memory: asked for ", [&] {
+      Model(context, config, source->weights, source, {.float_weights = true});
+    });
+  };
+  load();  // may leave the runtime with code that it loaded
+  const int64_t before = room_on(kCard).free_bytes;
+  load();
+  EXPECT_EQ(room_on(kCard).free_bytes, before);
+}
+
 // Models, contexts and states of different devices: refused before anything is queued.
 TEST_F(DeviceRoomCuda, MixedDevicesAreUsageErrors) {
   Context card(kCard, 1);
@@ -163,6 +197,54 @@ TEST_F(DeviceRoomCuda, MixedDevicesAreUsageErrors) {
                      [&] { run(host, *here, state_there); });
   run(card, *there, state_there);
   run(host, *here, state_here);
+}
+
+// A small model on a card, and a sequence that it goes on with.
+class OnCard {
+ public:
+  explicit OnCard(int index)
+      : context_({Device::Type::kCuda, index}, 1),
+        model_(test_model(context_, attention_config())),
+        state_(*model_, {100, 64}),
+        decoder_(context_, *model_, {&state_}) {}
+
+  Tensor prefill() { return prefill(state_); }
+  Tensor prefill(SequenceState& state) {
+    const std::vector<int32_t> tokens{1, 2, 3};
+    Tensor logits(DType::kF32, Shape{1, model_->config().vocab_size});
+    const SequenceSlice slice{tokens, &state, Logits::kLast};
+    forward(context_, *model_, {&slice, 1}, logits);
+    return logits;
+  }
+  Tensor step(int32_t id) { return test::take(context_, decoder_.step({&id, 1})); }
+
+  SequenceState& state() { return state_; }
+
+ private:
+  Context context_;
+  std::unique_ptr<Model> model_;
+  SequenceState state_;
+  Decoder decoder_;
+};
+
+void take_turns(OnCard& first, OnCard& second) {
+  EXPECT_TRUE(test::same_bits(first.prefill(), second.prefill()));
+  for (int32_t id = 0; id < 6; ++id) {  // the later ones are recorded
+    EXPECT_TRUE(test::same_bits(first.step(id), second.step(id))) << "step " << id;
+  }
+}
+
+TEST_F(DeviceRoomCuda, CardsTakeTurnsInOneThreadAndInAnother) {
+  if (!cuda::unusable_reason(1).empty()) return;  // no second card
+  OnCard first(0);
+  OnCard second(1);
+  take_turns(first, second);
+  std::thread([&] { take_turns(second, first); }).join();
+  take_turns(first, second);
+  test::expect_error(ErrorKind::kUsage, "state: expected device cuda:0, got cuda:1",
+                     [&] { first.prefill(second.state()); });
+  test::expect_error(ErrorKind::kUsage, "state: expected device cuda:1, got cuda:0",
+                     [&] { second.prefill(first.state()); });
 }
 
 }  // namespace

@@ -153,7 +153,7 @@ SequenceState::SequenceState(const Model& model, const StateOptions& options)
   const int64_t capacity = full_capacity(config, options);
   if (config.layers_with(Mixer::kFull) > 0) max_context_ = capacity;
   if (model.device().is_cuda()) {
-    check_state_fits(config, options, capacity, room_on(model.device()));
+    check_state_fits(config, model.weights(), options, capacity, room_on(model.device()));
   }
   for (const LayerConfig& layer : config.layers) {
     LayerStates& states = layers_.emplace_back();

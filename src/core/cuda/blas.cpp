@@ -57,8 +57,22 @@ void check_status(int status, const DenseProduct& p) {
        p.n, p.k, functions().cublasLtGetStatusString(status));
 }
 
+// Plans are a few hundred bytes each; prompts of ever new lengths must not add them up for ever.
+constexpr size_t kMostPlans = 1024;
+
+// The library takes for granted that matrices start at multiples of 256 bytes, but its kernels read
+// at most 16 at once. It is told of matrices that start at less than that.
+constexpr uint32_t kWholeRead = 16;
+
+// The largest power of two, up to 16, that divides the addresses of all three matrices.
+uint32_t alignment_of(const DenseProduct& p) {
+  const uintptr_t bits = reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.w) |
+                         reinterpret_cast<uintptr_t>(p.y) | kWholeRead;
+  return static_cast<uint32_t>(bits & (~bits + 1));
+}
+
 // What decides which kernel is best.
-using Key = std::array<int64_t, 10>;
+using Key = std::array<int64_t, 11>;
 Key key_of(const DenseProduct& p) {
   return {p.m,
           p.n,
@@ -69,13 +83,15 @@ Key key_of(const DenseProduct& p) {
           static_cast<int64_t>(p.dtype),
           static_cast<int64_t>(p.y_dtype),
           p.bias != nullptr,
-          p.accumulate};
+          p.accumulate,
+          alignment_of(p)};
 }
 
 // Column-major as the library counts: y^T [n, m] = w [n, k] x^T [k, m].
 class Plan {
  public:
-  Plan(Handle handle, const DenseProduct& p) {
+  Plan() = default;
+  void prepare(Handle handle, const DenseProduct& p) {
     const Functions& f = functions();
     check_status(f.cublasLtMatmulDescCreate(&desc, kComputeF32, CUDA_R_32F), p);
     set(kDescTransposeA, kTransposed, p);
@@ -90,8 +106,10 @@ class Plan {
   }
   ~Plan() {
     const Functions& f = functions();
-    for (MatrixLayout each : {w, x, y}) f.cublasLtMatrixLayoutDestroy(each);
-    f.cublasLtMatmulDescDestroy(desc);
+    for (MatrixLayout each : {w, x, y}) {
+      if (each != nullptr) f.cublasLtMatrixLayoutDestroy(each);
+    }
+    if (desc != nullptr) f.cublasLtMatmulDescDestroy(desc);
   }
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
@@ -138,6 +156,11 @@ class Plan {
       f.cublasLtMatmulPreferenceSetAttribute(preference, kPreferenceReductionSchemes, &schemes,
                                              sizeof schemes);
     }
+    const uint32_t alignment = alignment_of(p);
+    for (const int each : kPreferenceAlignments) {
+      if (alignment == kWholeRead) break;
+      f.cublasLtMatmulPreferenceSetAttribute(preference, each, &alignment, sizeof alignment);
+    }
     HeuristicResult result{};
     int found = 0;
     const int status =
@@ -162,7 +185,7 @@ struct Blas::Impl {
 
   Handle handle = nullptr;
   Buffer workspace;
-  std::map<Key, Plan> plans;
+  std::map<Key, std::unique_ptr<Plan>> plans;
 };
 
 Blas::Blas(int device) : impl_(std::make_unique<Impl>(device)) {
@@ -182,9 +205,12 @@ Blas::~Blas() {
 void Blas::multiply(void* stream, const DenseProduct& product) {
   auto found = impl_->plans.find(key_of(product));
   if (found == impl_->plans.end()) {
-    found = impl_->plans.try_emplace(key_of(product), impl_->handle, product).first;
+    auto plan = std::make_unique<Plan>();
+    plan->prepare(impl_->handle, product);
+    if (impl_->plans.size() >= kMostPlans) impl_->plans.clear();  // cheaper than keeping order
+    found = impl_->plans.emplace(key_of(product), std::move(plan)).first;
   }
-  found->second.run(impl_->handle, impl_->workspace, stream, product);
+  found->second->run(impl_->handle, impl_->workspace, stream, product);
 }
 
 }  // namespace spb::cuda

@@ -1,7 +1,8 @@
 // Blas: dense products of matrices on a CUDA device, by cuBLASLt.
 //
 // The library is loaded when the first product asks for it: a program built with CUDA starts, and
-// runs on the CPU, where it is missing. The kernel of each shape is chosen once and remembered.
+// runs on the CPU, where it is missing. The kernel of each shape is chosen once and remembered;
+// of more than 1024 shapes all are forgotten and chosen anew.
 #pragma once
 
 #include <cstdint>

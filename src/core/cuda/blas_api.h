@@ -28,6 +28,7 @@ inline constexpr int kDescBiasPointer = 8;
 inline constexpr int kDescBiasType = 26;
 inline constexpr int kPreferenceWorkspaceBytes = 1;
 inline constexpr int kPreferenceReductionSchemes = 3;
+inline constexpr int kPreferenceAlignments[] = {5, 6, 7, 8};  // of a, b, c and d, in bytes
 
 // How parts of a sum are added up where a product is split along it: in f32, in scratch memory.
 inline constexpr uint32_t kReductionInComputeType = 2;

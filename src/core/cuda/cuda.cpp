@@ -4,15 +4,26 @@
 #include <new>
 
 #include "core/cuda/blas.h"
+#include "core/cuda/kernel_image.h"
 #include "core/cuda/runtime.h"
+#include "core/cuda/usable.h"
 
 namespace spb::cuda {
 namespace {
 
-// Oldest cards whose instructions the kernels use: mma.sync on bf16, cp.async.
-constexpr int kMinMajor = 8;
-
 cudaStream_t cuda_stream(void* handle) { return static_cast<cudaStream_t>(handle); }
+
+// What is known of a device, as far as it can be asked.
+void ask(DeviceFacts& facts) {
+  check_cuda(cudaGetDeviceCount(&facts.count), "counting devices");
+  if (facts.index < 0 || facts.index >= facts.count) return;
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDeviceProperties(&properties, facts.index), "asking for its properties");
+  facts.name = properties.name;
+  facts.major = properties.major;
+  facts.minor = properties.minor;
+  if (facts.major >= kOldestMajor) facts.has_image = has_kernel_image(facts.index);
+}
 
 }  // namespace
 
@@ -24,28 +35,17 @@ int device_count() {
 }
 
 std::string unusable_reason(int index) {
-  int driver = 0;
-  int runtime = 0;
-  int count = 0;
-  cudaDriverGetVersion(&driver);
-  cudaRuntimeGetVersion(&runtime);
-  if (driver == 0) return "no CUDA driver is loaded";
-  if (driver / 1000 < runtime / 1000) {
-    return fmt::format("driver too old: expected CUDA {}, got {}.{}", runtime / 1000, driver / 1000,
-                       driver % 1000 / 10);
+  DeviceFacts facts;
+  facts.index = index;
+  facts.architectures = SPB_CUDA_ARCHITECTURES;
+  (void)cudaDriverGetVersion(&facts.driver);
+  (void)cudaRuntimeGetVersion(&facts.runtime);
+  try {
+    ask(facts);
+  } catch (const Error& error) {  // a card that others own, or that has no memory left
+    facts.error = error.what();
   }
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess) {
-    (void)cudaGetLastError();
-    return cudaGetErrorString(status);
-  }
-  if (index < 0 || index >= count) {
-    return fmt::format("no such device: expected an index below {}", count);
-  }
-  const DeviceInfo info = device_info(index);
-  if (info.major >= kMinMajor) return "";
-  return fmt::format("{}: expected compute capability {}.0 or newer, got {}.{}", info.name,
-                     kMinMajor, info.major, info.minor);
+  return unusable_reason(facts);
 }
 
 DeviceInfo device_info(int index) {
@@ -74,7 +74,12 @@ std::byte* allocate(int device, int64_t bytes) {
     fail(ErrorKind::kSystem, "cuda:{}: out of memory: asked for {} MiB, free {} of {} MiB", device,
          (bytes >> 20) + 1, info.free_bytes >> 20, info.total_bytes >> 20);
   }
-  fill_zero(device, memory, bytes);  // before any stream writes there
+  try {
+    fill_zero(device, memory, bytes);  // before any stream writes there
+  } catch (...) {
+    (void)cudaFree(memory);
+    throw;
+  }
   return static_cast<std::byte*>(memory);
 }
 
@@ -109,12 +114,21 @@ void fill_zero(int device, void* to, int64_t bytes) {
 }
 
 Stream::Stream(int device) : device_(device) {
-  check_cuda(cudaSetDevice(device), "choosing a device");
+  try {
+    open();
+  } catch (...) {
+    close();
+    throw;
+  }
+}
+
+void Stream::open() {
+  make_current();
   cudaStream_t stream = nullptr;
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
   handle_ = stream;
   const auto ask = [&](int& answer, cudaDeviceAttr attribute) {
-    check_cuda(cudaDeviceGetAttribute(&answer, attribute, device),
+    check_cuda(cudaDeviceGetAttribute(&answer, attribute, device_),
                "asking for a device's properties");
   };
   int major = 0;
@@ -127,15 +141,24 @@ Stream::Stream(int device) : device_(device) {
   fault_ = new (fault) Fault;
 }
 
+void Stream::close() noexcept {
+  if (handle_ != nullptr) (void)cudaStreamDestroy(cuda_stream(handle_));
+  if (fault_ != nullptr) (void)cudaFreeHost(fault_);
+}
+
+// Asking costs nanoseconds; choosing again would take the runtime's locks.
+void Stream::make_current() const {
+  int current = 0;
+  check_cuda(cudaGetDevice(&current), "asking for the current device");
+  if (current != device_) check_cuda(cudaSetDevice(device_), "choosing a device");
+}
+
 Blas& Stream::blas() {
   if (!blas_) blas_ = std::make_unique<Blas>(device_);
   return *blas_;
 }
 
-Stream::~Stream() {
-  (void)cudaStreamDestroy(cuda_stream(handle_));
-  (void)cudaFreeHost(fault_);
-}
+Stream::~Stream() { close(); }
 
 // Pageable host memory is staged by the runtime before the call returns.
 void Stream::copy_to_device(void* to, const void* from, int64_t bytes) {
@@ -190,7 +213,8 @@ Graph Stream::record(const std::function<void()>& queue) {
     queue();
   } catch (...) {
     (void)cudaStreamEndCapture(cuda_stream(handle_), &graph);
-    (void)cudaGraphDestroy(graph);
+    if (graph != nullptr) (void)cudaGraphDestroy(graph);
+    (void)cudaGetLastError();  // the next launch must not report what is thrown here
     throw;
   }
   check_cuda(cudaStreamEndCapture(cuda_stream(handle_), &graph), "recording a graph");

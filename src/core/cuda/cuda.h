@@ -1,7 +1,9 @@
 // The CUDA runtime as the rest of the program sees it: no CUDA header is needed to include this.
 //
 // Built without CUDA the same functions exist, find no device, and say which option was off.
-// A HIP or MACA build would be a second cuda.cpp and launch.cuh; nothing else names the runtime.
+// A HIP or MACA build would be a second set of .cpp and .cu files here, of runtime.h and
+// launch.cuh. Beside this folder only *_cuda.cu files include the runtime: they hold kernels, and
+// two of them ask it for a limit of the device and for memory of the host.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +31,8 @@ struct DeviceInfo {
 // Devices the driver shows; 0 without a driver or without CUDA in the build.
 int device_count();
 
-// Empty when device `index` can run our kernels; else what stands in the way.
+// Empty when device `index` can run the kernels of this build; else what stands in the way
+// (core/cuda/usable.h). Throws nothing: a device that cannot be asked is unusable.
 std::string unusable_reason(int index);
 
 DeviceInfo device_info(int index);  // system error for a device that cannot be asked
@@ -64,6 +67,8 @@ class Graph {
 };
 
 // A queue of work of one device. Everything asked of it happens in order, later than the call.
+// Kernels start on the device that is current for the calling thread, so whoever queues something
+// makes this one current first; Context::stream() does.
 class Stream {
  public:
   explicit Stream(int device);
@@ -72,6 +77,7 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   int device() const { return device_; }
+  void make_current() const;                // for this thread, until another stream is made current
   void* handle() const { return handle_; }  // cudaStream_t
   // Whether the device is a Hopper and runs code that was built for it (sm_90a).
   bool is_hopper() const { return is_hopper_; }
@@ -101,6 +107,8 @@ class Stream {
   void set_place(const std::string& place);
 
  private:
+  void open();
+  void close() noexcept;
   void throw_fault();
 
   int device_ = 0;

@@ -18,6 +18,7 @@ class Blas {};
 
 Stream::Stream(int) { not_built("cuda"); }
 Stream::~Stream() = default;
+void Stream::make_current() const { not_built("cuda"); }
 Blas& Stream::blas() { not_built("cuda"); }
 void Stream::copy_to_device(void*, const void*, int64_t) { not_built("cuda"); }
 void Stream::copy_on_device(void*, const void*, int64_t) { not_built("cuda"); }
