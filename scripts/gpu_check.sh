@@ -9,10 +9,11 @@
 #
 # Options of a run:
 #   --quick              leaves out the benches
+#   --benches            leaves out the tests
 #   --sanitize           runs the operator tests under compute-sanitizer (memcheck, racecheck)
 #                        instead of everything else; as many tests at a time as there are cores,
-#                        each for at most SPB_SANITIZER_SECONDS (60); SPB_SANITIZER_TESTS is a
-#                        filter of GoogleTest that chooses among them
+#                        each for at most SPB_SANITIZER_SECONDS (60); SPB_SANITIZER_TESTS, a filter
+#                        of GoogleTest, and SPB_SANITIZER_TOOLS choose among them
 #   --write-table FILE   writes the table of targets and operators between the marks of FILE, which
 #                        is docs/performance.md or a copy of it
 #

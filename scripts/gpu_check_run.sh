@@ -10,20 +10,22 @@ here=$(cd "$(dirname "$0")" && pwd)
 export LD_LIBRARY_PATH=$here/lib:${SPB_CUBLAS:-/usr/local/cuda/lib64}:${LD_LIBRARY_PATH:-}
 export SPB_TEST_ROOT=$here
 failed=0
-quick=false
+tests=true
+benches=true
 sanitize=false
 table=
 
 while [ $# -gt 0 ]; do
   case $1 in
-    --quick) quick=true ;;
+    --quick) benches=false ;;
+    --benches) tests=false ;;
     --sanitize) sanitize=true ;;
     --write-table)
       table=$(cd "$start_folder" && realpath "${2:?--write-table: expected a file}")
       shift
       ;;
     *)
-      echo "usage: run [--quick] [--sanitize] [--write-table FILE]" >&2
+      echo "usage: run [--quick] [--benches] [--sanitize] [--write-table FILE]" >&2
       exit 2
       ;;
   esac
@@ -99,7 +101,7 @@ run_sanitizer() {
   export -f sanitize
   rm -f "$here/sanitizer.txt"
   grep -E '^(core|ops|spike)_' "$here/tests.txt" | grep -v _models_ | while read -r name; do
-    for tool in memcheck racecheck; do
+    for tool in ${SPB_SANITIZER_TOOLS:-memcheck racecheck}; do
       list_tests "$name" | sed "s/^/$tool $name /"
     done
   done | xargs -P "$(nproc)" -n 3 bash -c 'sanitize "$@"' sanitize
@@ -137,9 +139,9 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader ||
 if $sanitize; then
   run_sanitizer
 else
-  run_tests
-  if ! $quick; then run_benches; fi
-  if ! $quick && [ -n "$table" ]; then
+  if $tests; then run_tests; fi
+  if $benches; then run_benches; fi
+  if $benches && [ -n "$table" ]; then
     python3 "$here/gpu_table.py" "$here/results" "$table" || failed=$((failed + 1))
   fi
 fi
