@@ -97,12 +97,19 @@ __device__ inline void prefetch(const void* line) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
 }
 
-// Lets `kernel` use `bytes` of dynamic shared memory, beyond the 48 KiB of every device.
+// Lets `kernel` use `bytes` of dynamic shared memory, beyond the 48 KiB of every device, on the one
+// that is current.
 template <typename Kernel>
 void allow_shared_memory(Kernel kernel, int bytes) {
   check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
              "reserving shared memory");
+}
+// The same on the context's.
+template <typename Kernel>
+void allow_shared_memory(Context& context, Kernel kernel, int bytes) {
+  context.stream().make_current();
+  allow_shared_memory(kernel, bytes);
 }
 
 constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -228,7 +228,7 @@ void gated_matmul_fused(Context& context, const GatedMatmulArgs& args) {
                   static_cast<int>(outputs),
                   static_cast<int>(columns)};
   constexpr auto kBytes = static_cast<int>(sizeof(Shared));
-  cuda::allow_shared_memory(gated_kernel, kBytes);
+  cuda::allow_shared_memory(context, gated_kernel, kBytes);
   const int64_t blocks = context.stream().multiprocessors() / kCluster * kCluster;
   cuda::launch_clusters(context, "gated_matmul", blocks, kCluster, kThreads, kBytes, gated_kernel,
                         p);

@@ -273,7 +273,7 @@ void launch(Context& context, const MatmulArgs& args) {
   static_assert(kRoom >= kCount * kColumns * Inputs::pitch_of(1));
   const Inputs x = inputs_of(args.x, kRoom);
   const auto kernel = quantized_rows_kernel<kDtype, kCount>;
-  cuda::allow_shared_memory(kernel, kSharedBytes);
+  cuda::allow_shared_memory(context, kernel, kSharedBytes);
   const AnyTargets targets = targets_of<std::byte>(args.targets, 0, x.rows, kTileRows);
   const auto blocks = static_cast<unsigned>(
       std::min<int64_t>(context.stream().multiprocessors(), targets.first_warp[targets.count]));

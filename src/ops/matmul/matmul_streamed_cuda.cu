@@ -151,7 +151,7 @@ void launch(Context& context, const MatmulArgs& args) {
   const bool staged = x_bytes <= kMaxStagedBytes;
   const auto bytes = static_cast<int>(kRingBytes + (staged ? x_bytes : 0));
   const auto kernel = streamed_kernel<kDtype, kRows, T, Y>;
-  cuda::allow_shared_memory(kernel, kRingBytes + kMaxStagedBytes);
+  cuda::allow_shared_memory(context, kernel, kRingBytes + kMaxStagedBytes);
   const Targets<Y> targets = targets_of<Y>(args.targets, 0, rows, kOutputs);
   const int64_t tiles = targets.first_warp[targets.count];
   const auto blocks =

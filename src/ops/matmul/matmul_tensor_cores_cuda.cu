@@ -324,7 +324,7 @@ bool streams_to_tensor_cores(Context& context, const MatmulArgs& args) {
 
 void matmul_tensor_cores(Context& context, const MatmulArgs& args) {
   const auto rows = static_cast<int>(args.x.shape().rows());
-  cuda::allow_shared_memory(tensor_core_kernel, kSharedBytes);
+  cuda::allow_shared_memory(context, tensor_core_kernel, kSharedBytes);
   const AnyTargets targets = targets_of<std::byte>(args.targets, 0, rows, 1);
   const auto blocks = static_cast<unsigned>(
       std::min<int64_t>(context.stream().multiprocessors(), targets.first_warp[targets.count]));

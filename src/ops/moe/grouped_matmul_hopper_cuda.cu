@@ -187,7 +187,7 @@ void launch(Context& context, const GroupedProduct<T>& p, const T* weights) {
                       reinterpret_cast<uintptr_t>(p.y.data) % sizeof(uint4) == 0;
   const int64_t most_tiles = (cuda::ceil_divide(p.rows, S::kRows) + std::min(p.rows, experts)) *
                              cuda::ceil_divide(p.outputs, S::kOutputs);
-  cuda::allow_shared_memory(warpgroups_kernel<kTall>, kBytes);
+  cuda::allow_shared_memory(context, warpgroups_kernel<kTall>, kBytes);
   const auto blocks =
       static_cast<unsigned>(std::min<int64_t>(most_tiles, context.stream().multiprocessors()));
   warpgroups_kernel<kTall><<<blocks, kThreads, kBytes, cuda::stream_of(context)>>>(maps, p, packed);

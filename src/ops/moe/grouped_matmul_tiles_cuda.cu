@@ -123,7 +123,7 @@ void grouped_matmul_tiles(Context& context, const GroupedProduct<T>& product, co
   const int64_t most_tiles =
       (cuda::ceil_divide(product.rows, kRows) + std::min(product.rows, experts)) *
       cuda::ceil_divide(product.outputs, kOutputs);
-  cuda::allow_shared_memory(tiles_kernel, kBytes);
+  cuda::allow_shared_memory(context, tiles_kernel, kBytes);
   tiles_kernel<<<static_cast<unsigned>(std::min(most_tiles, kMostBlocks)), kThreads, kBytes,
                  cuda::stream_of(context)>>>(product, weights);
   cuda::check_launch("grouped_matmul: tiles");

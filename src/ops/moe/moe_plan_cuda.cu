@@ -245,7 +245,7 @@ void launch_plan(Context& context, const Problem& problem, const Plan& plan) {
   const int64_t warps = std::clamp<int64_t>(std::min(wanted, kMaxCounts / experts), 1, kMaxWarps);
   const auto threads = static_cast<int>(warps * cuda::kWarpSize);
   const int64_t bytes = ((warps + 2) * experts + 1) * kInt;
-  if (bytes > 48 << 10) cuda::allow_shared_memory(plan_kernel, static_cast<int>(bytes));
+  if (bytes > 48 << 10) cuda::allow_shared_memory(context, plan_kernel, static_cast<int>(bytes));
   const dim3 grid(static_cast<unsigned>(blocks));
   if (blocks > 1) {
     cuda::launch_early(context, "moe_plan: counting", grid, threads,

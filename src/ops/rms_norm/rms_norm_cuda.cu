@@ -111,7 +111,7 @@ void launch(Context& context, const RmsNormArgs& args) {
       whole_block ? rms_norm_kernel<true, kPack, T, R> : rms_norm_kernel<false, kPack, T, R>;
   const auto bytes =
       static_cast<int>(columns * static_cast<int64_t>(sizeof(R)) * (whole_block ? 1 : kWarps));
-  if (bytes > 48 << 10) cuda::allow_shared_memory(kernel, bytes);
+  if (bytes > 48 << 10) cuda::allow_shared_memory(context, kernel, bytes);
   const auto blocks = static_cast<unsigned>(whole_block ? rows : cuda::ceil_divide(rows, kWarps));
   cuda::launch_early(context, "rms_norm", dim3(blocks), kThreads, static_cast<size_t>(bytes),
                      kernel, kernel_args);

@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kDim>
 void launch(Context& context, const SoftmaxAttentionArgs& args, const PartsProblem& p) {
   constexpr auto kBytes = static_cast<int>(sizeof(Shared<kDim>));
-  cuda::allow_shared_memory(parts_kernel<kDim>, kBytes);
+  cuda::allow_shared_memory(context, parts_kernel<kDim>, kBytes);
   const dim3 blocks(static_cast<unsigned>(p.tokens * p.kv_heads), static_cast<unsigned>(p.parts));
   cuda::launch_early(context, "softmax_attention: parts", blocks, kThreads, kBytes,
                      parts_kernel<kDim>, p, reinterpret_cast<const __nv_bfloat16*>(args.q.data()));

@@ -245,7 +245,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kDim>
 void launch(Context& context, const PrefillProblem& p) {
   constexpr auto kBytes = static_cast<int>(sizeof(Shared<kDim>));
-  cuda::allow_shared_memory(prefill_kernel<kDim>, kBytes);
+  cuda::allow_shared_memory(context, prefill_kernel<kDim>, kBytes);
   const dim3 blocks(static_cast<unsigned>(p.heads),
                     static_cast<unsigned>(cuda::ceil_divide(p.tokens, kQueries)));
   prefill_kernel<kDim><<<blocks, kThreads, kBytes, cuda::stream_of(context)>>>(p);

@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <int kDim>
 void launch(Context& context, const PrefillProblem& p) {
   constexpr auto kBytes = static_cast<int>(sizeof(Shared<kDim>));
-  cuda::allow_shared_memory(prefill_kernel<kDim>, kBytes);
+  cuda::allow_shared_memory(context, prefill_kernel<kDim>, kBytes);
   const int64_t columns = int64_t{p.heads} * kDim;
   const auto ring = [&](const std::byte* rows) {
     const int64_t count = p.heads / p.group * p.visible.ring.capacity;

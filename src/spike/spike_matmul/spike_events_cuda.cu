@@ -210,7 +210,7 @@ void multiply_fired(Context& context, const DeviceCounts& counts,
       device_targets(targets,
                      [](const DeviceWeight& w) { return cuda::ceil_divide(w.rows, kRows); }),
       counts, choice, std::min(counts.groups, kMostGroups)};
-  cuda::allow_shared_memory(events_kernel, Shared::bytes(kMostGroups));
+  cuda::allow_shared_memory(context, events_kernel, Shared::bytes(kMostGroups));
   events_kernel<<<static_cast<unsigned>(p.targets.first_piece[p.targets.count]), kThreads,
                   static_cast<size_t>(Shared::bytes(p.waiting)), cuda::stream_of(context)>>>(p);
   cuda::check_launch("spike_matmul: events");

@@ -170,7 +170,7 @@ void multiply_few_tokens(Context& context, const DeviceCounts& counts,
       choice};
   const int waiting = std::min(counts.groups, kMostGroups);
   const int bytes = waiting * (static_cast<int>(counts.rows) + 1) * kRows * 4;
-  cuda::allow_shared_memory(few_tokens_kernel, kMostGroups * (kFewTokens + 1) * kRows * 4);
+  cuda::allow_shared_memory(context, few_tokens_kernel, kMostGroups * (kFewTokens + 1) * kRows * 4);
   few_tokens_kernel<<<static_cast<unsigned>(p.targets.first_piece[p.targets.count]), kThreads,
                       static_cast<size_t>(bytes), cuda::stream_of(context)>>>(p, waiting);
   cuda::check_launch("spike_matmul");

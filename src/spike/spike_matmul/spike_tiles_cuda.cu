@@ -254,7 +254,7 @@ void multiply_warp_tiles(Context& context, const DeviceCounts& counts, const Cou
       tiles, counts.thresholds, counts.rows,
       static_cast<int>(cuda::ceil_divide(counts.channels, 16) * 16)};
   constexpr auto kBytes = static_cast<int>(2 * sizeof(Stage));
-  cuda::allow_shared_memory(warp_tiles_kernel, kBytes);
+  cuda::allow_shared_memory(context, warp_tiles_kernel, kBytes);
   const dim3 blocks(static_cast<unsigned>(p.targets.first_piece[p.targets.count]),
                     static_cast<unsigned>(tiles.tiles * kParts));
   warp_tiles_kernel<<<blocks, kThreads, kBytes, cuda::stream_of(context)>>>(p);

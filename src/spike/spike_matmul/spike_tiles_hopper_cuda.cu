@@ -308,7 +308,7 @@ void multiply_warpgroup_tiles(Context& context, const DeviceCounts& counts, cons
   p.pieces = static_cast<int>(pieces);
   p.gated = gated;
   constexpr auto kBytes = static_cast<int>(sizeof(Shared));
-  cuda::allow_shared_memory(warpgroup_tiles_kernel, kBytes);
+  cuda::allow_shared_memory(context, warpgroup_tiles_kernel, kBytes);
   const int64_t resident =
       cuda::resident_clusters(context, kClusterBlocks, kThreads, kBytes, warpgroup_tiles_kernel);
   cuda::launch_clusters(context, "spike_matmul", std::min(pieces, resident) * kClusterBlocks,

@@ -253,7 +253,7 @@ template <typename Form, typename T>
 void launch(Context& context, const Args<T>& args) {
   const int64_t bytes = Form::kStaged ? staged_bytes<Form::kWholeBlock, T>(args.channels) : 0;
   const auto kernel = threshold_kernel<Form, T>;
-  cuda::allow_shared_memory(kernel, static_cast<int>(kSharedBytes));
+  cuda::allow_shared_memory(context, kernel, static_cast<int>(kSharedBytes));
   const int64_t blocks = Form::kWholeBlock ? args.rows : cuda::ceil_divide(args.rows, kWarps);
   kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(bytes),
            cuda::stream_of(context)>>>(args);
