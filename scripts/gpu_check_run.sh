@@ -72,8 +72,8 @@ list_tests() {
 # it found to the terminal.
 sanitize() {
   local log status verdict=clean start=$SECONDS
-  log=$(timeout "$sanitizer_seconds" compute-sanitizer --tool "$1" --error-exitcode 9 \
-    "$here/$2" --gtest_filter="$3" 2>&1)
+  log=$(CUDA_VISIBLE_DEVICES=$((BASHPID % cards)) timeout "$sanitizer_seconds" \
+    compute-sanitizer --tool "$1" --error-exitcode 9 "$here/$2" --gtest_filter="$3" 2>&1)
   status=$?
   if grep -qE '^========= (Invalid|Error|.*hazard)' <<<"${log//0 hazards displayed/}"; then
     verdict=FAILED
@@ -93,10 +93,11 @@ sanitize() {
 
 # Racecheck looks at shared memory, memcheck at all of it. Both slow kernels down a hundred times
 # and more, so that tests of large shapes are cut off. Most of the time is the host's waiting:
-# several tests share the card.
+# several tests share a card.
 run_sanitizer() {
   local name tool
-  export here
+  cards=$(nvidia-smi --list-gpus | wc -l)
+  export here cards
   export sanitizer_seconds=${SPB_SANITIZER_SECONDS:-60}
   export -f sanitize
   rm -f "$here/sanitizer.txt"
