@@ -264,12 +264,14 @@ TEST_P(EveryIsa, StatesAtBoundariesAreThoseOfShorterCalls) {
 
 TEST_P(EveryIsa, OutputMayBeTheQueries) {
   for (const Form form : {Form::kRecurrent, Form::kChunked}) {
-    Problem problem({70, 2, 3, 64, 64}, 31);
-    const Result expected = problem.run(context_, form);
-    GatedLinearAttentionArgs args = problem.args(form);
-    args.o = problem.q;
-    gated_linear_attention(context_, args);
-    EXPECT_EQ(contents(problem.q), expected.o);
+    for (const int64_t dim : {16, 24, 64, 128}) {  // one and several pieces of the columns
+      Problem problem({70, 2, 3, dim, dim}, 31);
+      const Result expected = problem.run(context_, form);
+      GatedLinearAttentionArgs args = problem.args(form);
+      args.o = problem.q;
+      gated_linear_attention(context_, args);
+      EXPECT_EQ(contents(problem.q), expected.o) << dim;
+    }
   }
 }
 
