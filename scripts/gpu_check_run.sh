@@ -65,7 +65,7 @@ run_tests() {
 # The CUDA tests of a program, one name a line.
 list_tests() {
   "$here/$1" --gtest_list_tests --gtest_filter="${SPB_SANITIZER_TESTS:-*Cuda*}" |
-    awk '/^[^ ]/ { suite = $1 } /^ / { print suite $1 }'
+    awk '/^[^ ]/ { suite = $1 } /^ / { print suite $1 }' | grep Cuda
 }
 
 # sanitize TOOL NAME TEST: one tool on one test; its verdict and seconds go to sanitizer.txt, and what

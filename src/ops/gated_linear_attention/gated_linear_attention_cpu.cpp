@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/isa.h"
+#include "core/transfer.h"
 
 namespace spb::ops {
 namespace {
@@ -46,13 +47,20 @@ void gated_linear_attention_recurrent(Context& context, const GatedLinearAttenti
       isa_portable::kRecurrentKernels, isa_avx2::kRecurrentKernels, isa_avx512::kRecurrentKernels);
   const Arena::Scope scope(context.arena());
   float* decay = context.arena().allocate<float>(channels * threads);
+  GatedLinearAttentionArgs split = args;
+  if (args.q.data() == args.o.data()) {
+    // Columns are done a few at a time, in tiles and within them, and all read whole queries.
+    const TensorView copy = context.arena().tensor(args.q.shape());
+    copy_tensor(context, args.q, copy);
+    split.q = copy;
+  }
   for (int64_t first = 0; first < tokens; first += kTokenBlock) {
     const int64_t count = std::min(kTokenBlock, tokens - first);
     const auto recur = [&](int64_t begin, int64_t end, int thread) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t kv_head = i / tiles;
         const int64_t column = i % tiles * tile;
-        kernels.recur(tokens_of(args, kv_head, first, count), column,
+        kernels.recur(tokens_of(split, kv_head, first, count), column,
                       std::min(tile, value_dim - column), state_of(args, kv_head),
                       decay + channels * thread);
       }

@@ -5,7 +5,28 @@
 namespace spb::ops {
 namespace {
 
-using RmsNormCuda = test::OnCuda;
+class RmsNormCuda : public test::OnCuda {
+ protected:
+  // Of the part of x that `part` takes, with a residual or without.
+  template <typename Part>
+  void expect_agreement(Rng& rng, const Tensor& x, const Shape& shape, bool residual, Part part) {
+    Tensor h = test::random_tensor(rng, shape);
+    const Tensor weight = test::random_tensor(rng, Shape{shape.last()});
+    Tensor expected(DType::kF32, shape);
+    const Tensor x_device = test::put(context(), x, GetParam());
+    Tensor h_device = test::put(context(), h);
+    const Tensor weight_device = test::put(context(), weight);
+    Tensor y = test::poisoned(context(), shape, GetParam());
+    const TensorView none;
+    rms_norm_reference({part(x), residual ? h.view() : none, weight, expected, 1e-5f});
+    rms_norm(context(),
+             {part(x_device), residual ? h_device.view() : none, weight_device, y, 1e-5f});
+    EXPECT_LE(test::relative_error(test::take(context(), y), expected), test::tolerance(GetParam()))
+        << shape.to_string();
+    EXPECT_LE(test::relative_error(test::take(context(), h_device), h), 1e-7) << shape.to_string();
+  }
+};
+
 INSTANTIATE_TEST_SUITE_P(Dtypes, RmsNormCuda, test::activation_dtypes(), test::dtype_name);
 
 TEST_P(RmsNormCuda, AgreesWithTheReference) {
@@ -14,20 +35,8 @@ TEST_P(RmsNormCuda, AgreesWithTheReference) {
     for (const bool residual : {false, true}) {
       const Shape shape{1 + rng.below(70), columns};
       const Tensor x = test::random_tensor(rng, shape, 3.0f);
-      Tensor h = test::random_tensor(rng, shape);
-      const Tensor weight = test::random_tensor(rng, Shape{columns});
-      Tensor expected(DType::kF32, shape);
-      const Tensor x_device = test::put(context(), x, GetParam());
-      Tensor h_device = test::put(context(), h);
-      const Tensor weight_device = test::put(context(), weight);
-      Tensor y = test::poisoned(context(), shape, GetParam());
-      const TensorView none;
-      rms_norm_reference({x, residual ? h.view() : none, weight, expected, 1e-5f});
-      rms_norm(context(), {x_device, residual ? h_device.view() : none, weight_device, y, 1e-5f});
-      EXPECT_LE(test::relative_error(test::take(context(), y), expected),
-                test::tolerance(GetParam()))
-          << columns;
-      EXPECT_LE(test::relative_error(test::take(context(), h_device), h), 1e-7);
+      expect_agreement(rng, x, shape, residual,
+                       [](const Tensor& all) { return ConstTensorView(all); });
     }
   }
 }
@@ -78,23 +87,10 @@ TEST_P(RmsNormCuda, AnyNumberOfRowsAmongOthers) {
     for (const int64_t columns : {7, 24}) {
       const Tensor wide = test::random_tensor(rng, Shape{rows, 3 * columns}, 3.0f);
       const Shape shape{rows, columns};
-      const auto middle = [&](const Tensor& all) {
+      expect_agreement(rng, wide, shape, true, [&](const Tensor& all) {
         return ConstTensorView(all.view().data() + row_bytes(all.dtype(), columns), all.dtype(),
                                shape, all.view().row_stride_bytes());
-      };
-      Tensor h = test::random_tensor(rng, shape);
-      const Tensor weight = test::random_tensor(rng, Shape{columns});
-      Tensor expected(DType::kF32, shape);
-      const Tensor wide_device = test::put(context(), wide, GetParam());
-      Tensor h_device = test::put(context(), h);
-      const Tensor weight_device = test::put(context(), weight);
-      Tensor y = test::poisoned(context(), shape, GetParam());
-      rms_norm_reference({middle(wide), h, weight, expected, 1e-5f});
-      rms_norm(context(), {middle(wide_device), h_device, weight_device, y, 1e-5f});
-      EXPECT_LE(test::relative_error(test::take(context(), y), expected),
-                test::tolerance(GetParam()))
-          << rows << " x " << columns;
-      EXPECT_LE(test::relative_error(test::take(context(), h_device), h), 1e-7);
+      });
     }
   }
 }

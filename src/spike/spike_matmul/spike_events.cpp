@@ -18,7 +18,7 @@ struct EventRule {
 // are up to 5 % slower than a dense product. Fewer rows make bands too short to be read fast, and
 // too few to share.
 constexpr EventRule kOnCpu{1024, 0.12};
-// spike_cuda_bench: 18944 rows twice. The 5120 of a mixer break even at 80 % silence only.
+// spike_cuda_bench: 18944 rows twice. The 5120 of a mixer break even between 70 and 90 % silence.
 constexpr EventRule kOnCuda{8192, 0.4};
 
 struct EventScratch {
