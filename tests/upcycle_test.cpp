@@ -148,21 +148,25 @@ convert::ConvertSettings experts(int64_t n, int64_t k, int64_t shared) {
   return settings;
 }
 
+// What two orders of f32 sums differ by in logits: 0.8e-6 to 1.1e-6 of the largest, on different
+// instruction sets and however small the routers' deviation is.
+constexpr double kRounding = 2e-6;
+
 TEST_F(Upcycle, ExactScalingIsTheDenseModel) {
   const std::string dense = synthesize(model::preset("tiny-hybrid"), DType::kF32);
   for (const auto& [n, k, shared] : {std::tuple(16, 1, 1), {4, 1, 1}, {8, 2, 1}, {4, 3, 2}}) {
     const auto found = upcycled(dense, experts(n, k, shared));
-    EXPECT_LE(found.error, 1e-6) << n << ' ' << k << ' ' << shared;
+    EXPECT_LE(found.error, kRounding) << n << ' ' << k << ' ' << shared;
     EXPECT_EQ(found.same_choice, found.tokens);
   }
   // Without shared experts the router's deviation is not diluted.
   EXPECT_LE(upcycled(dense, experts(16, 1, 0)).error, 1e-5);
   convert::ConvertSettings settings = experts(4, 2, 1);
   settings.upcycle->moe.renormalize = true;
-  EXPECT_LE(upcycled(dense, settings).error, 1e-6);
+  EXPECT_LE(upcycled(dense, settings).error, kRounding);
   settings.upcycle->moe = {.num_experts = 4, .num_shared = 1};
   settings.upcycle->moe.score = ops::RouterScore::kSigmoid;
-  EXPECT_LE(upcycled(dense, settings).error, 1e-6);
+  EXPECT_LE(upcycled(dense, settings).error, kRounding);
 }
 
 // Near, as the formula says: a network whose three matrices are scaled by a is not scaled by a^3.
@@ -179,7 +183,7 @@ TEST_F(Upcycle, OnlyTheLayersAskedForChange) {
   const std::string dense = synthesize(model::preset("tiny-hybrid"), DType::kF32);
   convert::ConvertSettings settings = experts(4, 1, 1);
   settings.upcycle->layers = {1, 3};
-  EXPECT_LE(upcycled(dense, settings).error, 1e-6);
+  EXPECT_LE(upcycled(dense, settings).error, kRounding);
   const model::ModelConfig config = model::open_model(folder_.file("moe.gguf")).config;
   EXPECT_EQ(config.layer(0).feed_forward, FeedForward::kDense);
   EXPECT_EQ(config.layer(1).feed_forward, FeedForward::kMoe);
